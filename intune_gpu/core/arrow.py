@@ -1,0 +1,401 @@
+"""Arrow arrays as flat columns: the buffers are shared wherever the bytes are already what a program reads."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from intune_gpu.core.columns import (
+    DECLARED,
+    FLOATS,
+    INTEGERS,
+    NO_TYPES,
+    STRING,
+    BadRow,
+    Chunk,
+    ColumnType,
+    FlatColumn,
+    Schema,
+)
+from intune_gpu.core.errors import DataError
+from intune_gpu.kernels.text import hex32_from_strings
+
+_ACCEPTED = "integers, floats, booleans, strings, binaries, dictionaries of these, and lists of these"
+_WAY_OUT = "cast it to int64 or string when writing the data, or leave it out of the recipe"
+_PHYSICAL = {pa.bool_(): "uint8", pa.float16(): "float32"} | {pa.type_for_alias(p): p for p in (*INTEGERS, *FLOATS)}
+_TEXT = (
+    *(pa.string(), pa.large_string(), pa.string_view()),
+    *(pa.binary(), pa.large_binary(), pa.binary_view()),
+)
+_FAMILY = {"hex32": "text or integers", "int64": "integers", "float64": "floats", "string": "text"}
+_DECLARED_PHYSICAL = {"hex32": "uint32", "int64": "int64", "float64": "float64", "string": STRING}
+_SHOWN_NAMES = 50
+_SHOWN_BYTES = 40
+
+# --- types -----------------------------------------------------------------------------------------------------------
+
+
+def column_type(field: pa.Field, declared: str | None = None) -> ColumnType:
+    """Return the type that a column has once it is flat.
+
+    Args:
+        field: the column in its Arrow schema.
+        declared: one of `DECLARED`, or None. `"hex32"` makes 32-bit ids of text or integers; the other three check the
+            family, and keep the physical type (an id is its value, whatever the width).
+
+    Raises:
+        DataError: the type cannot be used, or is of another family than declared.
+    """
+    if declared is not None and declared not in DECLARED:
+        raise DataError(f"column {field.name!r}: expected a type among {', '.join(DECLARED)}, found {declared!r}")
+    is_list = _is_list(field.type)
+    leaf = leaf_type(field.type)
+    nullable = field.nullable or (is_list and field.type.value_field.nullable)
+    if pa.types.is_null(leaf):
+        if declared is None:
+            raise DataError(
+                f"column {field.name!r}: expected {_ACCEPTED}, found {field.type}: it holds no value at all; "
+                f"declare it in Recipe(types=...) as one of {', '.join(DECLARED)}, or leave it out of the recipe"
+            )
+        return ColumnType(_DECLARED_PHYSICAL[declared], is_list, True, declared == "hex32")
+    physical = STRING if _is_text(leaf) else _PHYSICAL.get(leaf)
+    if physical is None:
+        raise DataError(f"column {field.name!r}: expected {_ACCEPTED}, found {field.type}; {_WAY_OUT}")
+    if declared is not None:
+        _check_family(field, leaf, physical, declared)
+    if declared == "hex32":
+        return ColumnType("uint32", is_list, nullable or physical == STRING, True)  # an empty text is a missing id
+    return ColumnType(physical, is_list, nullable)
+
+
+def column_types(
+    schema: pa.Schema, needed: Iterable[str], declared: Mapping[str, str] = NO_TYPES, where: str = "table"
+) -> dict[str, ColumnType]:
+    """Return the type of every needed column, in the order of `needed`.
+
+    Args:
+        schema: what the table or file holds.
+        needed: column names.
+        declared: `Recipe.types`.
+        where: the table or file, as errors name it.
+
+    Raises:
+        DataError: a column is missing, stands there twice, or cannot be used.
+    """
+    types: dict[str, ColumnType] = {}
+    for name in needed:
+        places = schema.get_all_field_indices(name)
+        if len(places) != 1:
+            raise DataError(f"{where}: {_missing_column(name, schema.names, len(places))}")
+        try:
+            types[name] = column_type(schema.field(places[0]), declared.get(name))
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+    return types
+
+
+def table_types(
+    table: pa.Table | pa.RecordBatch, needed: Iterable[str], declared: Mapping[str, str] = NO_TYPES
+) -> dict[str, ColumnType]:
+    """Return the types of a table in memory: as `column_types`, but nullable only where a null really is.
+
+    Raises:
+        DataError: a column is missing, stands there twice, or cannot be used.
+    """
+    types = column_types(table.schema, needed, declared)
+    for name, type in types.items():
+        column = table.column(name)
+        # What is missing inside lists, dictionaries and hex32 text is found only by decoding; they stay as declared.
+        hidden = type.is_list or pa.types.is_dictionary(column.type) or (type.hex32 and _is_text(column.type))
+        if not hidden and column.null_count == 0:
+            types[name] = replace(type, nullable=False)
+    return types
+
+
+def check_label(name: str, type: ColumnType) -> None:
+    """Refuse a label column that is not one number a row.
+
+    Raises:
+        DataError: it is text, a list, or declared hex32.
+    """
+    if type.is_list or type.hex32 or type.physical == STRING:
+        raise DataError(
+            f"label column {name!r}: expected one number a row, found {type}; "
+            "name another column as the label, or store it as 0 and 1"
+        )
+
+
+def leaf_type(type: pa.DataType) -> pa.DataType:
+    """Return the type of one element: what is left of `type` without list and dictionary."""
+    if _is_list(type):
+        type = type.value_type
+    return type.value_type if pa.types.is_dictionary(type) else type
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
+
+
+class BadValue(NamedTuple):
+    """A row whose value cannot be used: its number from 0, why, and the value as it stands in the data."""
+
+    row: int
+    reason: str
+    text: bytes
+
+
+def flatten(array: pa.Array | pa.ChunkedArray, type: ColumnType) -> tuple[FlatColumn, list[BadValue]]:
+    """Return the buffers of one column, and the rows whose value cannot be used (at most one entry a row, ascending).
+
+    Copied are: what has to be decoded (booleans, float16, dictionaries, views, hex32), 32-bit offsets, several chunks,
+    and lists whose nulls hide elements. All else is shared with `array`, and lives as long as the column does. The
+    arrays are read-only.
+
+    Args:
+        array: a column of the type that `column_type` turned into `type`.
+        type: the wanted type.
+
+    Raises:
+        DataError: Arrow cannot turn one into the other.
+    """
+    flat = _one_array(array, _target(array.type, type))
+    rows = None
+    if type.is_list:
+        flat, rows = _elements(flat)
+    column, wrong = _leaf_column(flat, type)
+    bad = [
+        BadValue(row, f"expected 1 to 8 hex digits, found {_shown(text)}", text)
+        for row, text in _first_of_row(wrong, rows)
+    ]
+    return replace(column, row_offsets=rows), bad
+
+
+def chunk_from_table(
+    table: pa.Table | pa.RecordBatch, schema: Schema, label: str | None = None, first_row: int = 0
+) -> Chunk:
+    """Return the columns of `schema` as a chunk; rows with a bad value or label are flagged, not removed.
+
+    Args:
+        table: holds every column of `schema`.
+        schema: the types, as `column_types` gave them.
+        label: the column (among `schema`) that has to be there and finite in every row, or None.
+        first_row: number of the table's first row in its file; `BadRow.line` counts from it.
+
+    Raises:
+        DataError: Arrow cannot turn a column into its type.
+    """
+    columns: dict[str, FlatColumn] = {}
+    bad: dict[int, BadRow] = {}
+    for name, type in schema.items():
+        try:
+            columns[name], values = flatten(table.column(name), type)
+        except DataError as error:
+            raise DataError(f"column {name!r}: {error}") from error
+        if name == label:
+            values += _bad_labels(columns[name])
+        for row, reason, text in values:
+            bad.setdefault(row, BadRow(row, first_row + row, name, f"column {name!r}: {reason}", text))
+    return Chunk(columns, table.num_rows, tuple(bad[row] for row in sorted(bad)))
+
+
+def columns_from_mapping(columns: Mapping[str, Any]) -> pa.Table:
+    """Return a table of NumPy arrays and sequences, one entry a row.
+
+    NaN stays a value (which recipes treat as missing), masked elements and None are nulls, a two-dimensional array and
+    a list of lists are list columns.
+
+    Raises:
+        DataError: a column has no Arrow type, or another length than the first.
+    """
+    arrays: dict[str, pa.Array | pa.ChunkedArray] = {}
+    for name, values in columns.items():
+        try:
+            arrays[name] = _arrow_array(values)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"column {name!r}: expected {_ACCEPTED}, found {_kind(values)}: {error}") from error
+        first = next(iter(arrays))
+        if len(arrays[name]) != len(arrays[first]):
+            raise DataError(
+                f"column {name!r}: expected {len(arrays[first])} rows, as column {first!r} has, "
+                f"found {len(arrays[name])}; give every column one entry a row"
+            )
+    return pa.table(arrays)
+
+
+# --- inside ----------------------------------------------------------------------------------------------------------
+
+
+def _is_list(type: pa.DataType) -> bool:
+    return bool(pa.types.is_list(type) or pa.types.is_large_list(type) or pa.types.is_fixed_size_list(type))
+
+
+def _is_text(type: pa.DataType) -> bool:
+    return type in _TEXT or bool(pa.types.is_fixed_size_binary(type))
+
+
+def _check_family(field: pa.Field, leaf: pa.DataType, physical: str, declared: str) -> None:
+    is_integer = physical in INTEGERS and not (declared == "hex32" and pa.types.is_boolean(leaf))
+    fits = {
+        "hex32": physical == STRING or is_integer,
+        "int64": is_integer,
+        "float64": physical in FLOATS,
+        "string": physical == STRING,
+    }
+    if not fits[declared]:
+        raise DataError(
+            f"column {field.name!r}: declared {declared}, expected {_FAMILY[declared]}, found {field.type}; "
+            "declare it as what it is, or cast it when writing the data"
+        )
+
+
+def _missing_column(name: str, names: Sequence[str], count: int) -> str:
+    if count:
+        return f"expected one column {name!r}, found {count}; give each column a name of its own"
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    return f"expected a column {name!r}, found none; {hint}there are: {', '.join(names[:_SHOWN_NAMES])}{more}"
+
+
+def _target(source: pa.DataType, type: ColumnType) -> pa.DataType:
+    """Return the Arrow type whose buffers are those of a FlatColumn (before hex32 is read)."""
+    leaf = leaf_type(source)
+    if type.hex32 and not pa.types.is_null(leaf):
+        target = pa.large_binary() if _is_text(leaf) else leaf
+    else:
+        target = pa.large_binary() if type.physical == STRING else pa.type_for_alias(type.physical)
+    return pa.large_list(target) if type.is_list else target
+
+
+def _one_array(array: pa.Array | pa.ChunkedArray, target: pa.DataType) -> pa.Array:
+    pieces = array.chunks if isinstance(array, pa.ChunkedArray) else [array]
+    try:
+        # Cast before joining: chunks may have different dictionaries, and together pass 2 GiB of text.
+        flat = [_cast(piece, target) for piece in pieces]
+        if len(flat) == 1:
+            return flat[0]
+        return pa.concat_arrays(flat) if flat else pa.array([], target)
+    except pa.ArrowException as error:
+        raise DataError(f"expected {target}, found {array.type}, which Arrow cannot convert: {error}") from error
+
+
+def _cast(array: pa.Array, target: pa.DataType) -> pa.Array:
+    if pa.types.is_dictionary(array.type):  # not through Arrow's own cast, which knows no views in dictionaries
+        return array.dictionary.cast(target).take(array.indices)
+    return array.cast(target)
+
+
+def _elements(lists: pa.LargeListArray) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+    """Return the elements that belong to rows of `lists`, and where each row starts among them."""
+    offsets = _view(lists.buffers()[1], np.int64, lists.offset, len(lists) + 1)
+    first, last = int(offsets[0]), int(offsets[-1])
+    if lists.null_count:
+        lengths = np.where(_present(lists), np.diff(offsets), 0)
+        if int(lengths.sum()) != last - first:  # a null row may point at elements that nobody sees
+            return lists.flatten(), np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+    return lists.values.slice(first, last - first), offsets - first if first else offsets
+
+
+class _Wrong(NamedTuple):
+    """Elements that are no hex ids, and the text they stand in."""
+
+    elements: npt.NDArray[np.int64]
+    source: FlatColumn
+
+
+def _leaf_column(array: pa.Array, type: ColumnType) -> tuple[FlatColumn, _Wrong | None]:
+    column = _share(array)
+    if not type.hex32:
+        return column, None
+    if column.offsets is None:
+        ids = column.values
+        return replace(column, values=ids.view(np.uint32) if ids.itemsize == 4 else ids.astype(np.uint32)), None
+    values, validity, wrong = hex32_from_strings(column.values, column.offsets, column.validity, column.validity_offset)
+    return FlatColumn(values, validity), _Wrong(wrong, column)
+
+
+def _share(array: pa.Array) -> FlatColumn:
+    """Return a primitive or large_binary array as it stands."""
+    bits, *rest = array.buffers()
+    validity, bit = None, 0
+    if array.null_count:
+        bit = array.offset & 7
+        validity = _view(bits, np.uint8, array.offset >> 3, (bit + len(array) + 7) >> 3)
+    if pa.types.is_large_binary(array.type):
+        offsets = _view(rest[0], np.int64, array.offset, len(array) + 1)
+        text = _view(rest[1], np.uint8, 0, int(offsets[-1]))
+        return FlatColumn(text, validity, bit, offsets)
+    return FlatColumn(_view(rest[0], array.type.to_pandas_dtype(), array.offset, len(array)), validity, bit)
+
+
+def _view(buffer: pa.Buffer | None, dtype: npt.DTypeLike, start: int, count: int) -> npt.NDArray[Any]:
+    """Return `count` elements of a buffer from element `start` on; the result keeps the buffer alive."""
+    dtype = np.dtype(dtype)
+    if count == 0 or buffer is None or buffer.size == 0:  # Arrow may leave out even the one offset of an empty array
+        view = np.zeros(count, dtype)
+    else:
+        view = np.frombuffer(buffer, dtype, count, start * dtype.itemsize)
+        if not view.flags.aligned:
+            view = view.copy()
+    view.flags.writeable = False  # whether Arrow would allow it or not: kernels then see one type of array
+    return view
+
+
+def _present(array: pa.Array) -> npt.NDArray[np.bool_]:
+    present: npt.NDArray[np.bool_] = array.is_valid().to_numpy(zero_copy_only=False)
+    return present
+
+
+def _first_of_row(wrong: _Wrong | None, rows: npt.NDArray[np.int64] | None) -> Iterable[tuple[int, bytes]]:
+    if wrong is None or not len(wrong.elements):
+        return
+    values, offsets = wrong.source.values, wrong.source.offsets
+    assert offsets is not None
+    last = -1
+    for element in wrong.elements.tolist():
+        row = element if rows is None else int(np.searchsorted(rows, element, "right")) - 1
+        if row != last:
+            yield row, values[offsets[element] : offsets[element + 1]].tobytes()
+        last = row
+
+
+def _shown(text: bytes) -> str:
+    short = text[:_SHOWN_BYTES].decode("utf-8", "backslashreplace")
+    return f"{short!r}{'...' if len(text) > _SHOWN_BYTES else ''} ({len(text)} bytes)"
+
+
+def _bad_labels(column: FlatColumn) -> list[BadValue]:
+    bad: list[BadValue] = []
+    missing = np.zeros(0, np.int64)
+    if column.validity is not None:
+        start = column.validity_offset
+        bits = np.unpackbits(column.validity, count=start + column.rows, bitorder="little")
+        missing = np.flatnonzero(bits[start:] == 0)
+        bad += [BadValue(row, "expected a label, found none", b"") for row in missing.tolist()]
+    if column.values.dtype.kind == "f":
+        wrong = np.setdiff1d(np.flatnonzero(~np.isfinite(column.values)), missing)
+        found = [(row, str(column.values[row])) for row in wrong.tolist()]
+        bad += [BadValue(row, f"expected a finite label, found {text}", text.encode()) for row, text in found]
+    return bad
+
+
+def _arrow_array(values: Any) -> pa.Array | pa.ChunkedArray:
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
+    if not isinstance(values, np.ndarray):
+        return pa.array(values)
+    mask = np.ma.getmaskarray(values).ravel() if isinstance(values, np.ma.MaskedArray) else None
+    flat = np.asarray(values).astype(values.dtype.newbyteorder("="), copy=False)
+    if flat.ndim not in (1, 2):
+        raise ValueError(f"expected 1 or 2 dimensions, found {flat.ndim}")
+    elements = pa.array(flat.ravel(), mask=mask)
+    return elements if flat.ndim == 1 else pa.FixedSizeListArray.from_arrays(elements, flat.shape[1])
+
+
+def _kind(values: Any) -> str:
+    return f"an array of {values.dtype}" if isinstance(values, np.ndarray) else f"a {type(values).__name__}"

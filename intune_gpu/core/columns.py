@@ -1,0 +1,159 @@
+"""Columns as flat buffers: what a source decodes into, what a program reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+FLOATS = ("float32", "float64")
+STRING = "string"
+PHYSICAL = (*INTEGERS, *FLOATS, STRING)
+
+DECLARED = ("hex32", "int64", "float64", "string")
+"""What a user may declare a column to be, in `Recipe(types=...)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnType:
+    """The physical type of a column.
+
+    Attributes:
+        physical: one of `PHYSICAL`. Booleans are uint8, float16 is float32, text and binary are `"string"`,
+            a column declared hex32 is uint32.
+        is_list: whether each row holds a list of such values.
+        nullable: whether a row can be missing. A float column can hold NaN in any case.
+        hex32: whether the values are 32-bit ids that were, or could be, written as 8 hex digits.
+    """
+
+    physical: str
+    is_list: bool = False
+    nullable: bool = True
+    hex32: bool = False
+
+    def __str__(self) -> str:
+        name = "hex32" if self.hex32 else self.physical
+        return f"list of {name}" if self.is_list else name
+
+
+Schema = Mapping[str, ColumnType]
+
+
+@dataclass(frozen=True, slots=True)
+class FlatColumn:
+    """One column's buffers. Offsets are absolute, so that a slice of rows shares every buffer.
+
+    Attributes:
+        values: (elements,) of the physical dtype; for strings (bytes,) uint8.
+        validity: bitmap as Arrow's, one bit an element, least significant first, 1 = present; None where none is missing.
+        validity_offset: the bit that belongs to the first element.
+        offsets: strings only, (elements + 1,) int64: element i is `values[offsets[i]:offsets[i + 1]]`.
+        row_offsets: lists only, (rows + 1,) int64: row i holds the elements `row_offsets[i]` to `row_offsets[i + 1]`,
+            counted from the start of `values` (or `offsets`); a missing list is an empty one.
+    """
+
+    values: npt.NDArray[Any]
+    validity: npt.NDArray[np.uint8] | None = None
+    validity_offset: int = 0
+    offsets: npt.NDArray[np.int64] | None = None
+    row_offsets: npt.NDArray[np.int64] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        if self.row_offsets is not None:
+            return len(self.row_offsets) - 1
+        return len(self.values) if self.offsets is None else len(self.offsets) - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers, those outside this slice included."""
+        buffers = (self.values, self.validity, self.offsets, self.row_offsets)
+        return sum(b.nbytes for b in buffers if b is not None)
+
+    def slice(self, start: int, stop: int) -> FlatColumn:
+        """Return rows `start` to `stop` without copying."""
+        if self.row_offsets is not None:
+            return FlatColumn(
+                self.values, self.validity, self.validity_offset, self.offsets, self.row_offsets[start : stop + 1]
+            )
+        if self.offsets is not None:
+            return FlatColumn(
+                self.values, self.validity, self.validity_offset + start, self.offsets[start : stop + 1], None
+            )
+        return FlatColumn(self.values[start:stop], self.validity, self.validity_offset + start)
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that cannot be used.
+
+    Attributes:
+        row: position among the physical rows of its chunk, from 0.
+        line: line number in the file, from 1 (text), or row number from 0 (Parquet).
+        column: the column at fault, or None when the whole row is.
+        reason: what was expected and found, in words.
+        text: the row as it stands in the file (text), or the value at fault.
+    """
+
+    row: int
+    line: int
+    column: str | None
+    reason: str
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A decoded run of physical rows: what a reader makes.
+
+    Attributes:
+        columns: by name; each holds `rows` rows. What stands in a bad row is unspecified.
+        rows: physical rows, bad ones included.
+        bad: the bad rows, by `row`, each row once.
+    """
+
+    columns: Mapping[str, FlatColumn]
+    rows: int
+    bad: tuple[BadRow, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(column.nbytes for column in self.columns.values())
+
+
+@dataclass(frozen=True, slots=True)
+class RawBatch:
+    """The good rows of one batch, as flat columns, untouched by any op."""
+
+    columns: Mapping[str, FlatColumn]
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkInfo:
+    """What is known of a chunk before it is decoded.
+
+    Attributes:
+        file: path or URL.
+        first_row: number of its first physical row within that file, from 0.
+        rows: physical rows.
+        nbytes: an upper estimate of its decoded bytes.
+        stream: chunks that share a stream number can only be decoded one after another, in order (compressed text);
+            None where each chunk stands alone.
+    """
+
+    file: str
+    first_row: int
+    rows: int
+    nbytes: int
+    stream: int | None = None
+
+
+NO_TYPES: Mapping[str, str] = MappingProxyType({})

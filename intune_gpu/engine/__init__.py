@@ -1,0 +1,1 @@
+"""How a recipe runs: programs, batches, buffers, stages."""

@@ -1,0 +1,71 @@
+"""The reader stage: take the next chunk that may start, decode it, put it in its place in the window."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+from intune_gpu.core.columns import Chunk, ChunkInfo
+from intune_gpu.core.errors import DataError
+from intune_gpu.engine.gather import OrderedWindow, ordered_chunk
+from intune_gpu.engine.schedule import Read
+from intune_gpu.engine.state import RunState, since
+
+
+def next_read(state: RunState[Any], index: int) -> Read | None:
+    """Wait for a chunk that may start; None when reader `index` has to end. The caller holds the lock."""
+    began = perf_counter()
+    while not state.stopping and index < state.plan.readers:
+        plan = state.plan
+        read = state.schedule.start_read(plan.prefetch_bytes, plan.transformers, stuck=state.stuck)
+        if read is not None:
+            state.clocks.read.wait_s += since(began)
+            state.bytes_changed()
+            return read
+        state.may_read.wait()
+    return None
+
+
+def do_read(state: RunState[Any], read: Read) -> None:
+    """Read one chunk; what goes wrong is kept for the batch that needed it."""
+    began = perf_counter()
+    ordered: OrderedWindow | None = None
+    failure: Exception | None = None
+    try:
+        ordered = _decode(state, read)
+    except Exception as error:
+        failure = state.named(error, "read", read.chunk)
+    with state.lock:
+        state.clocks.read.busy_s += since(began)
+        state.clocks.read.rows += state.source.chunks[read.chunk].rows
+        state.schedule.end_read(read, ordered, failure)
+        state.bytes_changed()
+        if state.schedule.ready(read.window.number) is not None:
+            state.window_ready.notify_all()
+
+
+def _decode(state: RunState[Any], read: Read) -> OrderedWindow | None:
+    """Read a chunk and put it in place; return its window when that was the last one."""
+    info, assembly = state.source.chunks[read.chunk], read.window.assembly
+    chunk = _checked(state.source.read(read.chunk), info)
+    if assembly is None:
+        return ordered_chunk(chunk, info.file, read.chunk)
+    with state.lock:
+        state.schedule.decoded(read, chunk.nbytes)
+        state.bytes_changed()
+    assembly.place(read.position, chunk, info.file, read.chunk)
+    del chunk
+    with state.lock:
+        last = state.schedule.placed(read)
+    return assembly.finish() if last else None
+
+
+def _checked(chunk: Chunk, info: ChunkInfo) -> Chunk:
+    """Refuse a chunk that is not what the index promised: kernels trust its sizes."""
+    sizes = {chunk.rows, *(column.rows for column in chunk.columns.values())}
+    if sizes != {info.rows}:
+        raise DataError(
+            f"{info.file}: expected {info.rows} rows from row {info.first_row} on, found {sorted(sizes)}; "
+            "the file changed while it was being read: make a new loader"
+        )
+    return chunk

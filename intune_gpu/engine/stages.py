@@ -1,0 +1,117 @@
+"""How the stages of a running loader are doing: clocks, and one frozen picture of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderStats:
+    """What a loader has done since it was made, and what it holds now. Times of several workers add up.
+
+    Attributes:
+        rows: physical rows given out, bad ones included.
+        batches: batches given out.
+        bad_rows: bad rows left out of them.
+        elapsed_s: time from the first request of each epoch to its last batch, or to now.
+        rows_per_s: `rows / elapsed_s`.
+        exposed_wait_s: time in which the consumer stood waiting for a batch.
+        exposed_wait_pct: its share of `elapsed_s`.
+        read_rows: rows decoded and put in order.
+        read_busy_s: time readers spent decoding and ordering.
+        read_wait_s: time readers stood waiting for room in the budget, or for a stream's turn.
+        transform_rows: rows transformed.
+        transform_busy_s: time transformers spent gathering and transforming.
+        transform_wait_s: time transformers stood waiting for rows, or for room in the budget.
+        readers: reader threads that run now.
+        transformers: transformer threads that run now.
+        ready_batches: finished batches that nobody has taken.
+        ready_windows: windows that are decoded and not used up.
+        in_flight_bytes: decoded rows, batches in the making and finished batches.
+        prefetch_bytes: the budget for them.
+        queue_fill_pct: `in_flight_bytes` as a share of the budget.
+        peak_in_flight_bytes: the most that was in flight.
+    """
+
+    rows: int = 0
+    batches: int = 0
+    bad_rows: int = 0
+    elapsed_s: float = 0.0
+    rows_per_s: float = 0.0
+    exposed_wait_s: float = 0.0
+    exposed_wait_pct: float = 0.0
+    read_rows: int = 0
+    read_busy_s: float = 0.0
+    read_wait_s: float = 0.0
+    transform_rows: int = 0
+    transform_busy_s: float = 0.0
+    transform_wait_s: float = 0.0
+    readers: int = 0
+    transformers: int = 0
+    ready_batches: int = 0
+    ready_windows: int = 0
+    in_flight_bytes: int = 0
+    prefetch_bytes: int = 0
+    queue_fill_pct: float = 0.0
+    peak_in_flight_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What runs and what is held at one moment; named as in `LoaderStats`."""
+
+    readers: int = 0
+    transformers: int = 0
+    ready_batches: int = 0
+    ready_windows: int = 0
+    in_flight_bytes: int = 0
+
+
+@dataclass(slots=True)
+class StageClock:
+    """Sums over all workers of one stage; whoever adds holds the pipeline's lock."""
+
+    rows: int = 0
+    busy_s: float = 0.0
+    wait_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Clocks:
+    """Everything that a loader counts; it outlives the epochs."""
+
+    read: StageClock = field(default_factory=StageClock)
+    transform: StageClock = field(default_factory=StageClock)
+    rows: int = 0
+    batches: int = 0
+    bad_rows: int = 0
+    elapsed_s: float = 0.0
+    exposed_wait_s: float = 0.0
+    peak_in_flight_bytes: int = 0
+
+    def picture(self, gauges: Gauges, prefetch_bytes: int) -> LoaderStats:
+        """Return these sums and what is held now as one frozen value."""
+        elapsed = self.elapsed_s
+        return LoaderStats(
+            rows=self.rows,
+            batches=self.batches,
+            bad_rows=self.bad_rows,
+            elapsed_s=elapsed,
+            rows_per_s=self.rows / elapsed if elapsed else 0.0,
+            exposed_wait_s=self.exposed_wait_s,
+            exposed_wait_pct=100.0 * self.exposed_wait_s / elapsed if elapsed else 0.0,
+            read_rows=self.read.rows,
+            read_busy_s=self.read.busy_s,
+            read_wait_s=self.read.wait_s,
+            transform_rows=self.transform.rows,
+            transform_busy_s=self.transform.busy_s,
+            transform_wait_s=self.transform.wait_s,
+            readers=gauges.readers,
+            transformers=gauges.transformers,
+            ready_batches=gauges.ready_batches,
+            ready_windows=gauges.ready_windows,
+            in_flight_bytes=gauges.in_flight_bytes,
+            prefetch_bytes=prefetch_bytes,
+            queue_fill_pct=100.0 * gauges.in_flight_bytes / prefetch_bytes,
+            peak_in_flight_bytes=self.peak_in_flight_bytes,
+        )

@@ -1,0 +1,141 @@
+"""What the threads of one epoch's run share: one lock, three conditions, the schedule, and the finished batches."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Generic, TypeVar
+
+from intune_gpu.core.columns import RawBatch
+from intune_gpu.core.errors import DataError, StageError
+from intune_gpu.core.plan import Plan
+from intune_gpu.core.source import Source
+from intune_gpu.engine.bad_rows import FoundBadRow
+from intune_gpu.engine.buffers import BufferPool
+from intune_gpu.engine.order import Run
+from intune_gpu.engine.schedule import Schedule
+from intune_gpu.engine.stages import Clocks
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Transform(Generic[T]):
+    """What makes a finished batch of raw rows.
+
+    Attributes:
+        run: called by several threads at once; must not keep the raw rows.
+        nbytes: bytes of a finished batch.
+        batch_bytes: estimate of one batch in the making, its raw rows and its finished form.
+    """
+
+    run: Callable[[RawBatch], T]
+    nbytes: Callable[[T], int]
+    batch_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery(Generic[T]):
+    """A finished batch.
+
+    Attributes:
+        value: what the transform made.
+        bad: its bad rows, in the batch's order.
+        first_bad: the one to raise: the first in file order of the first window in which it misses a row.
+        nbytes: bytes of `value`.
+    """
+
+    value: T
+    bad: tuple[FoundBadRow, ...]
+    first_bad: FoundBadRow | None
+    nbytes: int
+
+
+class RunState(Generic[T]):
+    """Everything that changes while a run runs; whoever touches it holds `lock`.
+
+    Attributes:
+        may_read: a reader that found nothing to start waits here; one event wakes one, which wakes the next if it
+            found work.
+        may_transform: the same for transformers.
+        window_ready: transformers in the middle of a batch wait here for its next window.
+        awaiting: how many do.
+        finished: batches, and errors in the place of batches, that nobody has taken.
+        wanted: number of the batch that the consumer gets next.
+        hungry: whether the consumer stands waiting for it.
+        news: where the consumer waits. It is no condition: Ctrl-C cuts a C call short and leaves no lock in disorder.
+        stopping: whether every thread has to end.
+    """
+
+    def __init__(
+        self, source: Source, run: Run, transform: Transform[T], plan: Plan, clocks: Clocks, pool: BufferPool
+    ) -> None:
+        self.source = source
+        self.run = run
+        self.transform = transform
+        self.plan = plan
+        self.clocks = clocks
+        self.schedule = Schedule(run, source.chunks, transform.batch_bytes, pool)
+        # Reentrant: the garbage collector may close an abandoned run inside any thread, one of its own included.
+        self.lock = threading.RLock()
+        self.may_read = threading.Condition(self.lock)
+        self.may_transform = threading.Condition(self.lock)
+        self.window_ready = threading.Condition(self.lock)
+        self.awaiting = 0
+        self.finished: dict[int, Delivery[T] | Exception] = {}
+        self.wanted = 0
+        self.hungry = False
+        self.news: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.stopping = False
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the consumer waits and nothing that was started will ever give it its batch."""
+        idle = self.schedule.reading == 0 and self.schedule.making == self.awaiting
+        return self.hungry and idle and self.wanted not in self.finished
+
+    def deliver(self, number: int, outcome: Delivery[T] | Exception) -> None:
+        """Lay a batch, or the error in its place, ready for the consumer."""
+        self.finished[number] = outcome
+        if self.hungry and number == self.wanted:
+            self.hungry = False
+            self.news.put(None)
+
+    def bytes_changed(self) -> None:
+        """Note the peak, and let one worker of each stage look whether it may start."""
+        held = self.schedule.in_flight_bytes
+        if held > self.clocks.peak_in_flight_bytes:
+            self.clocks.peak_in_flight_bytes = held
+        self.may_read.notify()
+        self.may_transform.notify()
+
+    def stop(self) -> None:
+        """Tell every thread to end."""
+        self.stopping = True
+        self.may_read.notify_all()
+        self.may_transform.notify_all()
+        self.window_ready.notify_all()
+        self.news.put(None)
+
+    def named(self, error: Exception, stage: str, chunk: int | None) -> Exception:
+        """Return what the consumer gets to see: errors of the data as they are, any other with stage, file and row."""
+        if isinstance(error, DataError | StageError):
+            return error
+        info = None if chunk is None else self.source.chunks[chunk]
+        where = "" if info is None else f" in {info.file}, rows from {info.first_row} on"
+        failure = StageError(
+            f"{stage} stage{where}: {type(error).__name__}: {error}",
+            stage=stage,
+            file=None if info is None else info.file,
+            row=None if info is None else info.first_row,
+        )
+        failure.__cause__ = error
+        return failure
+
+
+def since(began: float) -> float:
+    """Return the seconds since `began`, a `perf_counter`."""
+    return perf_counter() - began

@@ -1,0 +1,152 @@
+"""TSV and CSV files as a source: Criteo's format, and any other of integers, hex ids, decimal numbers and strings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+
+import numpy as np
+
+from intune_gpu.core.columns import DECLARED, Chunk, ChunkInfo, ColumnType
+from intune_gpu.core.errors import DataError, RecipeError
+from intune_gpu.core.source import Source
+from intune_gpu.sources.buffers import BufferPool
+from intune_gpu.sources.files import file_identity, is_url, read_into
+from intune_gpu.sources.text_decode import ChunkDecoder, Group, Layout, Scratch, changed
+from intune_gpu.sources.text_format import TextFormat
+from intune_gpu.sources.text_index import CHUNK_BYTES, FileIndex, Piece, index_files
+from intune_gpu.sources.text_stream import TextStream, codec_of
+
+SUFFIXES = tuple(kind + codec for kind in (".tsv", ".csv", ".txt") for codec in ("", ".gz", ".zst"))
+"""Endings that a directory's text files have, for `files.expand`."""
+
+
+class TextSource(Source):
+    """Rows of text files, decoded by our own parser.
+
+    An empty field is missing; in quotes and declared a string it is an empty string. A number that is NaN stays one. A
+    row is bad when its number of fields is wrong (so a blank line is, unless there is one field only), a needed field
+    cannot be read, or the label is missing or not finite. Fields that are not needed are not looked at.
+
+    Args:
+        files: paths and URLs, as `files.expand` gives them; `.gz` and `.zst` are decompressed.
+        text_format: how they are written.
+        needed: the columns to decode.
+        types: of every needed column: hex32, int64, float64 or string.
+        columns: names of all fields, in order, where the files have no header.
+        label: the column that no row may lack.
+        chunk_bytes: bytes of text a chunk; for tests.
+
+    Raises:
+        DataError: a file is empty, cannot be read, or has another header than the first.
+        RecipeError: a needed column is not there, or has no such type.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        *,
+        text_format: TextFormat,
+        needed: Sequence[str],
+        types: Mapping[str, str],
+        columns: Sequence[str] | None = None,
+        label: str | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        if text_format.header == (columns is not None):
+            raise RecipeError(
+                f"columns: expected the names of all fields for files without a header, and None for files with one, "
+                f"found {columns!r} with header={text_format.header}"
+            )
+        self._indexes, heads = index_files(files, text_format, chunk_bytes)
+        names = heads[0].fields if columns is None else tuple(columns)
+        for file, head in zip(files, heads, strict=True):
+            if text_format.header and head.fields != names:
+                raise DataError(
+                    f"{file}: expected the header of {files[0]}, {', '.join(names)}, found {', '.join(head.fields)}"
+                )
+        self._layout = _layout(names, needed, types, label, text_format)
+        self.schema = {name: _column_type(group.declared) for group in self._layout.groups for name in group.names}
+        self.schema = {name: self.schema[name] for name in dict.fromkeys(needed)}
+        self._places: list[tuple[FileIndex, Piece]] = [(i, piece) for i in self._indexes for piece in i.pieces]
+        self._streams = {
+            index.file: TextStream(index.file, index.pieces[-1].stop) for index in self._indexes if codec_of(index.file)
+        }
+        number = {index.file: i for i, index in enumerate(self._indexes)}
+        self.chunks = [
+            ChunkInfo(
+                file=index.file,
+                first_row=piece.first_row,
+                rows=piece.rows,
+                nbytes=self._layout.nbytes(piece.rows, piece.stop - piece.start),
+                stream=number[index.file] if index.file in self._streams else None,
+            )
+            for index, piece in self._places
+        ]
+        self.fingerprint = _fingerprint(self._indexes, self._layout, chunk_bytes)
+        self._scratch, self._pool = Scratch(), BufferPool()
+
+    def read(self, index: int) -> Chunk:
+        """Decode chunk `index`.
+
+        Raises:
+            DataError: the file is gone, changed since it was indexed, truncated or not readable.
+        """
+        where, piece = self._places[index]
+        size = piece.stop - piece.start
+        text = self._scratch.text(size, len(self._layout.names))
+        if not is_url(where.file) and file_identity(where.file) != (where.size, where.mtime_ns):
+            raise changed(where.file)
+        target = text.data[:size]
+        stream = self._streams.get(where.file)
+        count = read_into(where.file, piece.start, target) if stream is None else stream.read_into(piece.start, target)
+        if count != size:
+            raise changed(where.file)
+        decoder = ChunkDecoder(text, size, self._layout, self._scratch, self._pool)
+        return decoder.decode(piece.rows, piece.first_line, where.file)
+
+    def close(self) -> None:
+        """Let go of the compressed files that are open."""
+        for stream in self._streams.values():
+            stream.close()
+
+
+def _layout(
+    names: tuple[str, ...], needed: Sequence[str], types: Mapping[str, str], label: str | None, text_format: TextFormat
+) -> Layout:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RecipeError(f"columns: expected each name once, found {', '.join(twice)} more than once")
+    if label is not None and label not in needed:
+        raise RecipeError(f"label {label!r}: expected one of the needed columns, found {', '.join(needed)}")
+    by_type: dict[str, list[str]] = {}
+    for name in dict.fromkeys(needed):
+        if name not in names:
+            raise RecipeError(f"column {name!r}: expected one of {', '.join(names)}; check the recipe or `columns`")
+        if types.get(name) not in DECLARED:
+            raise RecipeError(f"column {name!r}: expected a type of {', '.join(DECLARED)}, found {types.get(name)!r}")
+        by_type.setdefault(types[name], []).append(name)
+    groups = tuple(
+        Group(declared, tuple(members), np.array([names.index(name) for name in members], np.int64))
+        for declared, members in by_type.items()
+    )
+    return Layout(names, groups, label, text_format)
+
+
+def _column_type(declared: str) -> ColumnType:
+    return ColumnType("uint32" if declared == "hex32" else declared, hex32=declared == "hex32")
+
+
+def _fingerprint(indexes: Sequence[FileIndex], layout: Layout, chunk_bytes: int) -> str:
+    # Names without folders and no times, so that a copy of the data elsewhere resumes.
+    content = {
+        "files": [(os.path.basename(index.file), index.size) for index in indexes],
+        "types": {name: group.declared for group in layout.groups for name in group.names},
+        "columns": layout.names,
+        "format": astuple(layout.text_format),
+        "chunk_bytes": chunk_bytes,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,46 @@
+"""What every test shares: a fixed seed, and a header that says what a failure ran with."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+
+import hypothesis
+import numpy as np
+import pytest
+
+SEED = int(os.environ.get("INTUNE_TEST_SEED", "0"))
+SHOWN = ("numpy", "numba", "torch", "torchrec", "pyarrow", "polars", "hypothesis")
+
+# The same examples each time, so that a failure is never luck; no deadline, since the first call compiles.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True, database=None)
+hypothesis.settings.load_profile("fixed")
+
+
+def version_of(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def pytest_report_header() -> list[str]:
+    versions = ", ".join(f"{package} {version_of(package)}" for package in SHOWN)
+    return [f"versions: python {platform.python_version()}, {versions}", f"seed: {SEED} (INTUNE_TEST_SEED)"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch  # slow, and most runs collect no such test
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(SEED)
