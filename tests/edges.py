@@ -28,6 +28,9 @@ OTHERS = (
     "binary_view",
     "dictionary<string>",
     "dictionary<int64>",
+    "list<bool>",
+    "list<dictionary<string>>",
+    "fixed_size_list<int64>",
 )
 
 ARROW = {
@@ -49,6 +52,9 @@ ARROW = {
     "list<uint64>": pa.list_(pa.uint64()),
     "list<string>": pa.list_(pa.string()),
     "large_list<int64>": pa.large_list(pa.int64()),
+    "list<bool>": pa.list_(pa.bool_()),
+    "list<dictionary<string>>": pa.list_(pa.dictionary(pa.int16(), pa.string())),
+    "fixed_size_list<int64>": pa.list_(pa.int64(), 3),
 }
 
 
@@ -147,6 +153,11 @@ def pool(kind: str) -> list[Any]:
     return list(texts())
 
 
+def element_of(kind: str) -> str:
+    """Return the kind of a list's elements."""
+    return kind.split("list<", 1)[1][:-1]
+
+
 # -------------------------------------------------------------------------------------------------------------- arrays
 
 
@@ -159,9 +170,10 @@ def draw(kind: str, rows: int, missing: float, stir: object = None) -> list[Any]
     """Return values (lists of them, for a list kind), each missing with this probability."""
     random = rng(kind, rows, missing, stir)
     if "list<" in kind:
-        element = kind.split("<")[1][:-1]
         lengths = random.choice([0, 1, 2, 3, 8, 40], rows, p=[0.2, 0.3, 0.2, 0.15, 0.1, 0.05])
-        flat = iter(draw(element, int(lengths.sum()), missing / 2, stir))
+        if kind.startswith("fixed"):
+            lengths[:] = 3
+        flat = iter(draw(element_of(kind), int(lengths.sum()), missing / 2, stir))
         rest = [[next(flat) for _ in range(n)] for n in lengths]
     else:
         choices = pool(kind)
@@ -179,7 +191,9 @@ def array(kind: str, values: list[Any]) -> pa.Array:
 def everything(kind: str) -> list[Any]:
     """Return each value of the pool once, with a few missing between."""
     if "list<" in kind:
-        element = pool(kind.split("<")[1][:-1])
+        element = pool(element_of(kind))
+        if kind.startswith("fixed"):
+            return [None, [None] * 3, *(element[i : i + 3] for i in range(len(element) - 2))]
         return [element, [], None, [None], [None, *element[:3], None], element[::-1], *([v] for v in element)]
     values = pool(kind)
     return [None, *values[:5], None, *values[5:], None]
@@ -196,19 +210,14 @@ def hidden(kind: str) -> pa.Array:
     gone = rng(kind, "gone").random(77) < 0.4
     mask = pa.py_buffer(np.packbits(~gone, bitorder="little").tobytes())
     if "list<" in kind:
-        full = array(kind, [row or [row_value(kind)] for row in full.to_pylist()])
+        full = array(kind, [row or pool(element_of(kind))[:1] for row in full.to_pylist()])
         return type(full).from_buffers(full.type, 77, [mask, full.buffers()[1]], children=[full.values])
     return pa.Array.from_buffers(full.type, 77, [mask, *full.buffers()[1:]])
 
 
-def row_value(kind: str) -> Any:
-    """Return one value that an element of this list kind can have."""
-    return pool(kind.split("<")[1][:-1])[0]
-
-
 def sliced_child(kind: str) -> pa.Array:
     """Return a list array whose child has an offset of its own and whose first offset is not 0."""
-    child = array(kind.split("<")[1][:-1], draw(kind.split("<")[1][:-1], 60, 0.2, "child")).slice(9, 40)
+    child = array(element_of(kind), draw(element_of(kind), 60, 0.2, "child")).slice(9, 40)
     offsets = pa.array([3, 3, 5, 5, 17, 18, 30, 40], pa.int64() if "large" in kind else pa.int32())
     made = (pa.LargeListArray if "large" in kind else pa.ListArray).from_arrays(offsets, child)
     return made.slice(1, 5)
@@ -245,7 +254,7 @@ def edges(kind: str) -> Iterator[Edge]:
     yield Edge(kind, "chunked", chunked(kind))
     if kind not in OTHERS:
         yield Edge(kind, "hidden", hidden(kind))
-    if "list<" in kind:
+    if "list<" in kind and not kind.startswith("fixed"):
         yield Edge(kind, "sliced_child", sliced_child(kind))
 
 
