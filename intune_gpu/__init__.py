@@ -50,6 +50,8 @@ _HOME = {
     "transform": "engine.transform",
 }
 
+_EXTRAS = {"torch": "train,cpu", "torchrec": "train,cpu", "fbgemm_gpu": "cpu"}
+
 __all__ = [*_HOME, "recipes"]  # noqa: PLE0604 - a dict's keys are strings
 
 
@@ -58,7 +60,17 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("intune_gpu.recipe.ready")
     if name not in _HOME:
         raise AttributeError(f"module 'intune_gpu' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"intune_gpu.{_HOME[name]}"), name)
+    try:
+        return getattr(importlib.import_module(f"intune_gpu.{_HOME[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        from intune_gpu.core.errors import MissingPackageError
+
+        raise MissingPackageError(
+            f"intune_gpu.{name}: needs the package {error.name}, which is not installed; "
+            f'pip install "intune_gpu[{_EXTRAS[error.name]}]", or run make train, which picks versions that fit together'
+        ) from error
 
 
 def __dir__() -> list[str]:

@@ -56,6 +56,7 @@ def run(
     width = len(columns)
     missing = np.empty(BLOCK, np.uint8)
     block = np.empty((width, BLOCK), np.float32)
+    flat, stride = out.reshape(-1), out.shape[1]
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
         for c in range(width):
@@ -68,10 +69,12 @@ def run(
                 absent = (missing[i] != 0) | (x != x)
 {steps}
                 target[i] = canonical_nan_rule(x)
-        # Rows are written once, from the first cache level: row by row into (rows, dense) costs twice as much.
-        for i in range(size):
-            for c in range(width):
-                out[start + i, columns[c, 3]] = block[c, i]
+        # Out of the first cache level, column by column: row by row takes 1.5 times as long, and without the block 2.4.
+        for c in range(width):
+            source = block[c]
+            target = flat[start * stride + columns[c, 3] :]
+            for i in range(size):
+                target[np.uint64(i) * np.uint64(stride)] = source[i]  # unsigned: no check for an index from the end
 '''
 
 _lock = threading.Lock()
@@ -95,8 +98,6 @@ def dense_source(rules: tuple[str, ...]) -> str:
     loads: list[str] = []
     steps: list[str] = []
     slot = span = 0
-    if not {"fill_missing", "missing_flag"} & set(rules):
-        steps.append("x = NAN if absent else x")
     for rule in rules:
         parameters, reads_borders, sees_missing = RULES[rule]
         arguments = ["x"] + ["absent"] * sees_missing
@@ -109,6 +110,8 @@ def dense_source(rules: tuple[str, ...]) -> str:
             arguments += ["borders", f"first{span}", f"number{span}"]
             span += 1
         steps.append(f"x = {rule}_rule({', '.join(arguments)})")
+    if not {"fill_missing", "missing_flag"} & set(rules):
+        steps.append("x = NAN if absent else x")  # what no op filled comes out as it went in, through Bucketize too
     return _MODULE.format(
         title=", ".join(rules) or "(none): conversion to float32",
         imports="\n".join(f"{rule}_rule = numeric.{rule}_rule" for rule in dict.fromkeys(rules)),

@@ -1,9 +1,8 @@
-"""Integers and hex ids written as text: the rules that read one field, and the loops over whole columns.
+"""Integers and hex ids written as text: the rules that read one field, and the loop over a column of hex strings.
 
 A rule gets the field's first eight bytes as one little-endian word and its length, never memory, so that it compiles
 for any target; it works on all eight bytes at once (SWAR; D. Lemire, "Quickly parsing eight digits", 2018) and has no
-branch. A loop takes a block of rows and a tile of columns: it first collects the words row by row, as they lie in the
-text, then reads them column by column, which vectorises. Longer fields get a second look, one by one.
+branch, so that a loop over it vectorises.
 """
 
 from __future__ import annotations
@@ -15,9 +14,6 @@ import numpy.typing as npt
 from numba import njit
 
 from intune_gpu.kernels.memory import BLOCK, expand_missing, load_u8, load_u64
-
-TILE = 32
-"""Columns whose words are collected together."""
 
 _HIGH = np.uint64(0x8080808080808080)
 _ONES = np.uint64(0x0101010101010101)
@@ -32,8 +28,8 @@ _PAIRS = np.uint64(0x00FF00FF00FF00FF)
 _QUADS = np.uint64(0x0000FFFF0000FFFF)
 _LOW32 = np.uint64(0xFFFFFFFF)
 _PACK = np.uint64(0x0102040810204080)
-_U0, _U1, _U3, _U4, _U6, _U8, _U9 = (np.uint64(i) for i in (0, 1, 3, 4, 6, 8, 9))
-_U10, _U16, _U32, _U56, _U100, _U10000 = (np.uint64(i) for i in (10, 16, 32, 56, 100, 10000))
+_U0, _U1, _U2, _U3, _U4, _U5, _U6, _U8 = (np.uint64(i) for i in (0, 1, 2, 3, 4, 5, 6, 8))
+_U16, _U32, _U56, _U10000 = (np.uint64(i) for i in (16, 32, 56, 10000))
 _E8, _E16 = np.uint64(10**8), np.uint64(10**16)
 _BYTE, _PLUS, _MINUS = np.uint64(0xFF), np.uint64(ord("+")), np.uint64(ord("-"))
 _INT64_MAX = np.uint64(2**63 - 1)
@@ -59,7 +55,8 @@ def parse_hex32_rule(word: Any, length: Any) -> Any:
     not_digit = digit + _OVER_9
     not_letter = (letter + _OVER_6) | ~(letter + _OVER_0)
     wrong = (((word | (not_digit & not_letter)) & _HIGH) << half) << half
-    nibbles = (word & _LOW4) + ((word >> _U6) & _ONES) * _U9
+    ones = (word >> _U6) & _ONES
+    nibbles = (word & _LOW4) + (ones << _U3) + ones
     v = (nibbles << half) << half
     v = ((v << _U4) | (v >> _U8)) & _PAIRS
     v = ((v << _U8) | (v >> _U16)) & _QUADS
@@ -73,9 +70,10 @@ def parse_digits_rule(word: Any, length: Any) -> Any:
     half = np.uint64(32 - 4 * length)
     v = ((word ^ _ZEROS) << half) << half
     wrong = ((v + _OVER_9) | v) & _HIGH
-    v = (v * _U10 + (v >> _U8)) & _PAIRS
-    v = (v * _U100 + (v >> _U16)) & _QUADS
-    v = (v * _U10000 + (v >> _U32)) & _LOW32
+    # Times 10 and 100 by shifts, times 10,000 on 32 bits: AVX2 has no 64-bit product.
+    v = ((((v << _U2) + v) << _U1) + (v >> _U8)) & _PAIRS
+    v = ((v << _U6) + (v << _U5) + (v << _U2) + (v >> _U16)) & _QUADS
+    v = (v & _LOW32) * _U10000 + (v >> _U32)
     return v, wrong
 
 
@@ -122,32 +120,7 @@ def parse_long_int64_rule(address: Any, length: Any) -> Any:
     return np.int64(_U0 - value if minus else value), wrong
 
 
-# --- fields of a block -----------------------------------------------------------------------------------------------
-
-
-@njit(nogil=True)
-def field_bounds(base: Any, entry: Any, quote: Any) -> Any:
-    """Return (begin, length) of the field whose table entries lie at the address `entry`, without the quotes around it.
-
-    A field that only begins with a quote keeps it, and is then refused as a number.
-    """
-    pair = load_u64(entry)
-    begin = np.int64((pair + _U1) & _LOW32)
-    length = np.int64(pair >> _U32) - begin
-    if quote != 0 and length >= 2 and load_u8(base + begin) == quote and load_u8(base + begin + length - 1) == quote:
-        return begin + 1, length - 2
-    return begin, length
-
-
-@njit(nogil=True)
-def collect_words(base: Any, entries: Any, stride: Any, fields: Any, quote: Any, words: Any, lengths: Any) -> None:
-    """Put the first 8 bytes and the length of the fields `fields` of a block of rows into (fields, rows) arrays."""
-    for i in range(words.shape[1]):
-        word, length = words[:, i], lengths[:, i]
-        for j in range(len(fields)):
-            begin, size = field_bounds(base, entries + i * stride + fields[j] * 4, quote)
-            word[j] = load_u64(base + begin)
-            length[j] = size
+# --- CPU loops -------------------------------------------------------------------------------------------------------
 
 
 @njit(nogil=True)
@@ -167,90 +140,6 @@ def pack_present(lengths: Any, present: Any, bits: Any) -> int:
     return size - count
 
 
-@njit(nogil=True)
-def mark_fault(faults: Any, row: Any, field: Any) -> None:
-    """Remember that `field` of `row` cannot be read, unless an earlier field or the whole row cannot."""
-    faults[row] = min(faults[row], field)
-
-
-# --- CPU loops -------------------------------------------------------------------------------------------------------
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def parse_hex32_cpu(
-    text: Any,  # (size + PADDING + fields,) uint8
-    table: Any,  # (more than rows, width) int32: see `locate_fields_cpu`
-    quote: int,  # byte, or 0
-    fields: Any,  # (columns,) int64: which field each column is
-    values: Any,  # (columns, rows to a multiple of BLOCK) uint32
-    bits: Any,  # (columns, rows / 8 likewise) uint8
-    missing: Any,  # (columns,) int64, counted up
-    faults: Any,  # (rows,) int32
-) -> None:
-    """Read the columns of hex ids; an empty field is missing."""
-    base, stride = text.ctypes.data, 4 * table.shape[1]
-    words_of, lengths_of = np.empty((TILE, BLOCK + 8), np.uint64), np.empty((TILE, BLOCK + 8), np.int64)
-    present = np.empty(BLOCK, np.uint8)
-    for start in range(0, len(faults), BLOCK):
-        size = min(BLOCK, len(faults) - start)
-        entries = table.ctypes.data + start * stride
-        for tile in range(0, len(fields), TILE):
-            some = fields[tile : tile + TILE]
-            collect_words(base, entries, stride, some, quote, words_of[:, :size], lengths_of[:, :size])
-            for j in range(len(some)):
-                words, lengths = words_of[j, :size], lengths_of[j, :size]
-                target = values[tile + j, start : start + size]
-                any_wrong = _U0
-                for i in range(size):
-                    value, wrong = parse_hex32_rule(words[i], lengths[i])
-                    target[i] = value
-                    any_wrong |= wrong
-                missing[tile + j] += pack_present(lengths, present, bits[tile + j, start >> 3 :])
-                if any_wrong != 0:
-                    for i in range(size):
-                        if parse_hex32_rule(words[i], lengths[i])[1] != 0:
-                            mark_fault(faults, start + i, some[j])
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def parse_int64_cpu(
-    text: Any,  # as `parse_hex32_cpu`, all of them
-    table: Any,
-    quote: int,
-    fields: Any,
-    values: Any,  # (columns, rows to a multiple of BLOCK) int64
-    bits: Any,
-    missing: Any,
-    faults: Any,
-) -> None:
-    """Read the columns of integers; an empty field is missing."""
-    base, stride = text.ctypes.data, 4 * table.shape[1]
-    words_of, lengths_of = np.empty((TILE, BLOCK + 8), np.uint64), np.empty((TILE, BLOCK + 8), np.int64)
-    present = np.empty(BLOCK, np.uint8)
-    for start in range(0, len(faults), BLOCK):
-        size = min(BLOCK, len(faults) - start)
-        entries = table.ctypes.data + start * stride
-        for tile in range(0, len(fields), TILE):
-            some = fields[tile : tile + TILE]
-            collect_words(base, entries, stride, some, quote, words_of[:, :size], lengths_of[:, :size])
-            for j in range(len(some)):
-                words, lengths = words_of[j, :size], lengths_of[j, :size]
-                target = values[tile + j, start : start + size]
-                any_wrong = _U0
-                for i in range(size):
-                    value, wrong = parse_int64_rule(words[i], lengths[i])
-                    target[i] = value
-                    any_wrong |= wrong
-                missing[tile + j] += pack_present(lengths, present, bits[tile + j, start >> 3 :])
-                if any_wrong != 0:
-                    for i in range(size):
-                        if parse_int64_rule(words[i], lengths[i])[1] != 0:
-                            begin, length = field_bounds(base, entries + i * stride + some[j] * 4, quote)
-                            target[i], wrong = parse_long_int64_rule(base + begin, length)
-                            if wrong != 0:
-                                mark_fault(faults, start + i, some[j])
-
-
 @njit(nogil=True, cache=True, error_model="numpy")
 def hex32_strings_cpu(
     text: Any,  # (bytes,) uint8
@@ -263,32 +152,45 @@ def hex32_strings_cpu(
 ) -> Any:
     """Read strings of hex digits; return (missing, bad) counts. An empty or null string is missing."""
     base, last_word = text.ctypes.data, len(text) - 8
-    words, lengths = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.int64)
+    collected, lengths = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.int64)
     empty, present = np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.uint8)
     missing_count, bad_count = 0, 0
     for start in range(0, len(values), BLOCK):
         size = min(BLOCK, len(values) - start)
         expand_missing(validity, first_bit + start, size, empty)
         target, bounds = values[start : start + size], offsets[start : start + size + 1]
+        total, mixed = 0, 0
         for i in range(size):
-            lengths[i] = 0 if empty[i] != 0 else bounds[i + 1] - bounds[i]
-        if bounds[size] <= last_word and bounds[0] <= last_word:
-            for i in range(size):
-                words[i] = load_u64(base + bounds[i])
-        else:  # no byte behind the text is read
-            for i in range(size):
-                words[i] = _U0
-                for k in range(min(lengths[i], 8)):
-                    words[i] |= np.uint64(load_u8(base + bounds[i] + k)) << np.uint64(8 * k)
+            length = (bounds[i + 1] - bounds[i]) & (np.int64(empty[i]) - 1)  # no branch: 0 where it is null
+            lengths[i] = length
+            total += length
+            mixed |= length
         any_wrong = _U0
-        for i in range(size):
-            value, wrong = parse_hex32_rule(words[i], lengths[i])
-            target[i] = value
-            any_wrong |= wrong
+        all_full = mixed == 8 and total == 8 * size
+        words = text[bounds[0] : bounds[0] + 8 * size * all_full].view(np.uint64)
+        if all_full:  # nothing but 8 digits: the text is an array of words
+            for i in range(size):
+                value, wrong = parse_hex32_rule(words[i], 8)
+                target[i] = value
+                any_wrong |= wrong
+        else:
+            if bounds[size] <= last_word:
+                for i in range(size):
+                    collected[i] = load_u64(base + bounds[i])
+            else:  # no byte behind the text is read
+                for i in range(size):
+                    collected[i] = _U0
+                    for k in range(min(lengths[i], 8)):
+                        collected[i] |= np.uint64(load_u8(base + bounds[i] + k)) << np.uint64(8 * k)
+            for i in range(size):
+                value, wrong = parse_hex32_rule(collected[i], lengths[i])
+                target[i] = value
+                any_wrong |= wrong
         missing_count += pack_present(lengths[:size], present, bits[start >> 3 :])
         if any_wrong != 0:
             for i in range(size):
-                if parse_hex32_rule(words[i], lengths[i])[1] != 0:
+                word = words[i] if all_full else collected[i]
+                if parse_hex32_rule(word, lengths[i])[1] != 0:
                     bad[bad_count] = start + i
                     bad_count += 1
     return missing_count, bad_count

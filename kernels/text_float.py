@@ -16,8 +16,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from intune_gpu.kernels.memory import BLOCK, load_u8
-from intune_gpu.kernels.text import field_bounds, mark_fault, pack_present
+from intune_gpu.kernels.memory import load_u8
 from intune_gpu.kernels.text_index import leading_zeros
 
 PENDING = 0x7FF8000000C0FFEE
@@ -182,7 +181,7 @@ def parse_float64_rule(address: Any, length: Any) -> Any:
             if digit > _U9:
                 return 0.0, WRONG
             if written < 1 << 40:  # far beyond what any number of digits balances
-                written = written * 10 + np.int64(digit)
+                written = written * 10 + int(digit)
             place += 1
         exponent += -written if below else written
     if later:
@@ -191,41 +190,7 @@ def parse_float64_rule(address: Any, length: Any) -> Any:
     return -value if negative else value, status
 
 
-# --- CPU loop --------------------------------------------------------------------------------------------------------
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def parse_float64_cpu(
-    text: Any,  # (size + PADDING + fields,) uint8
-    table: Any,  # (more than rows, width) int32: see `locate_fields_cpu`
-    quote: int,  # byte, or 0
-    fields: Any,  # (columns,) int64: which field each column is
-    values: Any,  # (columns, rows to a multiple of BLOCK) float64
-    bits: Any,  # (columns, rows / 8 likewise) uint8
-    missing: Any,  # (columns,) int64, counted up
-    faults: Any,  # (rows,) int32
-) -> int:
-    """Read the columns of floats; an empty field is missing. Return how many values are PENDING."""
-    base, stride = text.ctypes.data, 4 * table.shape[1]
-    lengths_of, present = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.uint8)
-    pending = 0
-    for start in range(0, len(faults), BLOCK):
-        size = min(BLOCK, len(faults) - start)
-        lengths = lengths_of[:size]
-        for j in range(len(fields)):
-            entries = table.ctypes.data + start * stride + fields[j] * 4
-            target = values[j, start : start + size]
-            for i in range(size):
-                begin, length = field_bounds(base, entries + i * stride, quote)
-                lengths[i] = length
-                target[i] = np.nan
-                if length > 0:
-                    value, status = parse_float64_rule(base + begin, length)
-                    if status == WRONG:
-                        mark_fault(faults, start + i, fields[j])
-                    elif status == LATER:
-                        value = bits_double(np.uint64(PENDING))
-                        pending += 1
-                    target[i] = value
-            missing[j] += pack_present(lengths, present, bits[j, start >> 3 :])
-    return pending
+@njit(nogil=True)
+def later_float64() -> Any:
+    """Return the PENDING value."""
+    return bits_double(np.uint64(PENDING))

@@ -81,9 +81,8 @@ INSIDE, CLOSED, STARTS = 0, 1, 2
 byte, so negative; whether the next byte begins a field."""
 
 
-def quote_state() -> Any:
-    """Return the state at a row's start: (3,) int64."""
-    return np.array([0, -2, 1], np.int64)
+QUOTE_STATE = (0, -2, 1)
+"""The state at a row's start."""
 
 
 @njit(nogil=True)
@@ -119,7 +118,7 @@ def find_rows_cpu(
     size: int,
     delimiter: int,  # byte; matters with quotes only
     quote: int,  # byte, or 0 where quotes mean nothing
-    state: Any,  # (3,) int64: see `quote_state`; carried from one piece of a file to the next
+    state: Any,  # (3,) int64, QUOTE_STATE at first; carried from one piece of a file to the next
     found: Any,  # (5,) int64: row ends; first row end, last row end (-1: none); newlines to the first row end; newlines
 ) -> None:
     """Count and place the row ends in a piece of a file."""
@@ -166,28 +165,28 @@ def end_row(base: Any, place: Any, row: Any, filled: Any, table: Any, width: Any
     table[first + width] = place
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def locate_fields_cpu(
-    text: Any,  # (size + PADDING + fields,) uint8: whole rows
-    size: int,
-    delimiter: int,  # byte
-    quote: int,  # byte, or 0 where quotes mean nothing
-    width: int,  # fields a row + 1
-    table: Any,  # ((rows + 1) * width + SLACK,) int32
-    faults: Any,  # (rows,) int32, NO_FAULT
-) -> int:
-    """Find every field; return the number of rows, or -1 when there are more than `faults` has.
+@njit(nogil=True)
+def locate_rows(
+    base: Any,  # address of the text
+    start: Any,  # where row `row` begins
+    size: Any,
+    delimiter: Any,  # byte
+    quote: Any,  # byte, or 0 where quotes mean nothing
+    table: Any,  # flat int32: the entry of `row` before its first field is written
+    width: Any,  # fields a row + 1
+    faults: Any,  # (rows,) int32
+    row: Any,
+    stop: Any,  # row to stop before; above `row`
+) -> Any:
+    """Find the fields of rows; return (row, place) of the next row.
 
     Row r of the table, seen as (rows + 1, width), is the place before its first byte, then the place behind each field.
     So field f of row r is `text[table[r, f] + 1 : table[r, f + 1]]`, and the row itself
-    `text[table[r, 0] + 1 : table[r + 1, 0]]`.
+    `text[table[r, 0] + 1 : table[r + 1, 0]]`. A row of too many or too few fields gets empty ones.
     """
-    base = text.ctypes.data
-    state = np.array([0, -2, 1])
-    row, rows = 0, len(faults)
-    table[0] = -1
-    next_entry = 1
-    for at in range(0, size, 64):
+    state = np.array(QUOTE_STATE)
+    next_entry = row * width + 1
+    for at in range(start, size, 64):
         kept = first_bits(size - at)
         lines = match64(base + at, np.uint8(NEWLINE)) & kept
         ends = (match64(base + at, np.uint8(delimiter)) & kept) | lines
@@ -199,9 +198,8 @@ def locate_fields_cpu(
         # A row of too many fields stays so, and within the table.
         next_entry = min(next_entry, (row + 1) * width + 1)
         while True:
-            part = (
-                ends & (lines ^ (lines - _ONE)) & ~lines if lines != 0 else ends
-            )  # the fields before the first newline
+            up_to = lines ^ (lines - _ONE)  # the bits up to the first newline's, or all
+            part = ends & up_to & ~lines
             stop_entry = next_entry + popcount(part)
             while next_entry < stop_entry:
                 for k in range(8):  # more than there are, overwritten later: cheaper than a branch each
@@ -211,18 +209,17 @@ def locate_fields_cpu(
             next_entry = stop_entry
             if lines == 0:
                 break
-            if row == rows:
-                return -1
-            end_row(base, at + lowest_bit(lines), row, next_entry, table, width, faults)
+            place = at + lowest_bit(lines)
+            end_row(base, place, row, next_entry, table, width, faults)
             row += 1
+            if row == stop:
+                return row, place + 1
             next_entry = row * width + 1
-            ends &= ~(lines ^ (lines - _ONE))
+            ends &= ~up_to
             lines &= lines - _ONE
     if table[row * width] + 1 < size:  # the last row has no newline
-        if row == rows:
-            return -1
         end_row(base, size, row, min(next_entry, (row + 1) * width + 1), table, width, faults)
         if state[INSIDE] != 0:
             faults[row] = UNCLOSED_QUOTE
         row += 1
-    return row
+    return row, size

@@ -1,4 +1,4 @@
-"""What every way to iterate over batches promises; `Loader` inherits this suite, and so does whatever else gives batches."""
+"""What every way to iterate over batches promises; tests of `Loader`, and of whatever else gives batches, inherit it."""
 
 from __future__ import annotations
 

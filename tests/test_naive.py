@@ -157,8 +157,11 @@ def fma_exact(a: float, b: float, c: float) -> float:
     if total == 0:
         return float(np.float64(a) * np.float64(b) + np.float64(c))  # exact, and gives the zero its sign
     guess = np.float32(float(total))
-    near = (np.nextafter(guess, np.float32(-np.inf)), guess, np.nextafter(guess, np.float32(np.inf)))
-    best = min(near, key=lambda v: (abs(Fraction(float(v)) - total), int(v.view(np.uint32)) & 1))
+    with np.errstate(over="ignore", under="ignore"):
+        near = (np.nextafter(guess, np.float32(-np.inf)), guess, np.nextafter(guess, np.float32(np.inf)))
+    best = min(
+        (v for v in near if np.isfinite(v)), key=lambda v: (abs(Fraction(float(v)) - total), int(v.view(np.uint32)) & 1)
+    )
     return float(best) if best != 0 else float(np.copysign(0.0, float(total.numerator)))
 
 

@@ -287,7 +287,7 @@ def _one_array(array: pa.Array | pa.ChunkedArray, target: pa.DataType) -> pa.Arr
 def _cast(array: pa.Array, target: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(array.type):  # not through Arrow's own cast, which knows no views in dictionaries
         return array.dictionary.cast(target).take(array.indices)
-    return array.cast(target)
+    return array if array.type == target else array.cast(target)
 
 
 def _elements(lists: pa.LargeListArray) -> tuple[pa.Array, npt.NDArray[np.int64]]:

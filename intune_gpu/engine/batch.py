@@ -12,6 +12,8 @@ from intune_gpu.core.errors import MissingPackageError
 try:
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
     from torchrec.streamable import Pipelineable
+except ModuleNotFoundError:
+    raise  # `intune_gpu` says which package to install
 except (ImportError, OSError) as error:  # OSError: fbgemm's library for another torch, or for CUDA where there is none
     raise MissingPackageError(
         f"intune_gpu: batches need TorchRec and fbgemm that fit torch {torch.__version__}, and importing TorchRec "

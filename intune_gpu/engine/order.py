@@ -93,10 +93,8 @@ class EpochOrder:
         return permutation(self.seed, self.epoch, window + 1, stop - first)
 
 
-def epoch_order(
-    chunks: Sequence[ChunkInfo], *, seed: int, epoch: int, shuffle: bool, window_rows: int = WINDOW_ROWS
-) -> EpochOrder:
-    """Return the order of one epoch. `window_rows` differs from its default in tests only."""
+def epoch_order(chunks: Sequence[ChunkInfo], *, seed: int, epoch: int, shuffle: bool, window_rows: int) -> EpochOrder:
+    """Return the order of one epoch. `window_rows` is `WINDOW_ROWS` everywhere but in tests."""
     units = _units(chunks)
     turns = permutation(seed, epoch, 0, len(units)).tolist() if shuffle else range(len(units))
     order = [chunk for turn in turns for chunk in units[turn]]

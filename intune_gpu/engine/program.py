@@ -120,7 +120,7 @@ class Program:
         for i, numeric in self._bucketized:
             scratch = np.empty((rows, 1), np.float32)
             numeric.run([raw.columns[numeric.columns[0]]], rows, scratch)
-            values[starts[i] : starts[i] + rows] = scratch[:, 0]
+            values[starts[i] : starts[i] + rows] = np.nan_to_num(scratch[:, 0], copy=False, nan=0.0)  # missing: id 0
 
     def _allocate(self, rows: int, ids: int) -> tuple[npt.NDArray[Any], ...]:
         """Cut dense (rows, D), label (rows,), ids (ids,) and lengths (F, rows) out of one buffer."""

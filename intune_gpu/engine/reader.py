@@ -45,19 +45,26 @@ def do_read(state: RunState[Any], read: Read) -> None:
 
 
 def _decode(state: RunState[Any], read: Read) -> OrderedWindow | None:
-    """Read a chunk and put it in place; return its window when that was the last one."""
-    info, assembly = state.source.chunks[read.chunk], read.window.assembly
+    """Read a chunk and put it in place; return its window when that was the last of it."""
+    window, info = read.window, state.source.chunks[read.chunk]
     chunk = _checked(state.source.read(read.chunk), info)
+    assembly = window.assembly
     if assembly is None:
         return ordered_chunk(chunk, info.file, read.chunk)
     with state.lock:
         state.schedule.decoded(read, chunk.nbytes)
         state.bytes_changed()
-    assembly.place(read.position, chunk, info.file, read.chunk)
+    placing = assembly.add(read.position, chunk, info.file)
     del chunk
+    if placing is None:
+        return None
+    complete = assembly.place(placing)
+    positions = placing.positions
+    del placing
     with state.lock:
-        last = state.schedule.placed(read)
-    return assembly.finish() if last else None
+        state.schedule.placed(window, positions)
+        state.bytes_changed()
+    return assembly.finish() if complete else None
 
 
 def _checked(chunk: Chunk, info: ChunkInfo) -> Chunk:

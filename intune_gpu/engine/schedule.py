@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from intune_gpu.core.columns import ChunkInfo
 from intune_gpu.engine.buffers import BufferPool
-from intune_gpu.engine.gather import Assembly, OrderedWindow
-from intune_gpu.engine.order import WINDOW_ROWS, Cut, Run, Segments, WindowUse
+from intune_gpu.engine.gather import PLACING_ROWS, Assembly, OrderedWindow
+from intune_gpu.engine.order import Cut, Run, Segments, WindowUse
 
 
 @dataclass(eq=False, slots=True)
@@ -29,7 +29,7 @@ class Window:
         nbytes: what it is charged with, once begun.
         chunks: the source's numbers of its chunks.
         assembly: where they are put in order; None in file order, where a window is one chunk.
-        unplaced: chunks that are not in place yet.
+        charges: bytes of the chunks that are being read or wait to be put in place, by position.
         reading: chunks that are being read.
         begun: whether a chunk of it was started.
         ordered: its rows, once all are there.
@@ -42,7 +42,7 @@ class Window:
     nbytes: int
     chunks: tuple[int, ...]
     assembly: Assembly | None
-    unplaced: int
+    charges: dict[int, int] = field(default_factory=dict)
     reading: int = 0
     begun: bool = False
     ordered: OrderedWindow | None = None
@@ -56,7 +56,6 @@ class Read:
     window: Window
     position: int
     chunk: int
-    charge: int = field(default=0)
 
 
 class Schedule:
@@ -127,21 +126,19 @@ class Schedule:
         return None
 
     def decoded(self, read: Read, nbytes: int) -> None:
-        """Charge a chunk that is being put in place with its actual bytes."""
-        self._reading_bytes += nbytes - read.charge
-        read.charge = nbytes
+        """Charge a chunk that will be put in place with its actual bytes."""
+        self._charge(read, nbytes)
 
-    def placed(self, read: Read) -> bool:
-        """Note that a chunk is in place; whether it was its window's last."""
-        read.window.unplaced -= 1
-        return read.window.unplaced == 0
+    def placed(self, window: Window, positions: Sequence[int]) -> None:
+        """Note that chunks are in place and let go of."""
+        for position in positions:
+            self._reading_bytes -= window.charges.pop(position)
 
     def end_read(self, read: Read, ordered: OrderedWindow | None, error: Exception | None) -> None:
         """Note that a reader is done with a chunk: it may bring the whole window, or an error."""
         window = read.window
         self.reading -= 1
         window.reading -= 1
-        self._reading_bytes -= read.charge
         stream = self._chunks[read.chunk].stream
         if stream is not None:
             self._busy_streams.discard(stream)
@@ -149,6 +146,7 @@ class Schedule:
             self._window_bytes += ordered.nbytes - window.nbytes
             window.nbytes, window.ordered, window.assembly = ordered.nbytes, ordered, None
         if error is not None:
+            self._charge(read, 0)
             if window.error is None or read.position < window.error[0]:
                 window.error = (read.position, error)
             # What comes before in order is still read, so that the first error in order is the one that is raised.
@@ -210,14 +208,18 @@ class Schedule:
         whole = 0 if window.begun or window.number == counted else window.nbytes
         return whole + (0 if window.assembly is None else self._chunks[read.chunk].nbytes)
 
+    def _charge(self, read: Read, nbytes: int) -> None:
+        charges = read.window.charges
+        self._reading_bytes += nbytes - charges.get(read.position, 0)
+        charges[read.position] = nbytes
+
     def _begin(self, read: Read) -> None:
         window, info = read.window, self._chunks[read.chunk]
         if not window.begun:
             window.begun = True
             self._window_bytes += window.nbytes
         if window.assembly is not None:
-            read.charge = info.nbytes
-        self._reading_bytes += read.charge
+            self._charge(read, info.nbytes)
         self.reading += 1
         window.reading += 1
         if info.stream is not None:
@@ -228,10 +230,10 @@ class Schedule:
         if use is None:
             return False
         order = self.run.order
-        chunks, starts = order.window_chunks(use.window)
+        chunks, _ = order.window_chunks(use.window)
         nbytes = sum(self._chunks[chunk].nbytes for chunk in chunks)
-        assembly = Assembly(order, use.window, starts, self._pool) if order.shuffled else None
-        window = Window(use.window, use.spans, use.batches, nbytes, chunks, assembly, len(chunks))
+        assembly = Assembly(order, use.window, self._pool) if order.shuffled else None
+        window = Window(use.window, use.spans, use.batches, nbytes, chunks, assembly)
         self._live[use.window] = window
         self._reads.extend(Read(window, position, chunk) for position, chunk in enumerate(chunks))
         return True
@@ -243,12 +245,11 @@ def floor_bytes(
     shuffle: bool,
     workers: tuple[int, int],
     batch_bytes: int,
-    window_rows: int = WINDOW_ROWS,
+    window_rows: int,
 ) -> int:
     """Return the smallest budget that is accepted: the largest window, a chunk a reader, a batch a transformer.
 
-    Which chunks share a window changes from epoch to epoch, so that the largest is the largest that could be: chunks
-    with the most bytes a row until `window_rows` are reached, and then the largest chunk.
+    Shuffled, a window costs half as much again: chunks that wait to be put in order, `PLACING_ROWS` at most.
 
     Args:
         chunks: of the source.
@@ -257,17 +258,25 @@ def floor_bytes(
         batch_bytes: estimate of a batch in the making.
         window_rows: as for `epoch_order`.
     """
-    held = [chunk for chunk in chunks if chunk.rows]
-    largest = max((chunk.nbytes for chunk in held), default=0)
-    window = largest
-    if shuffle:
-        left = window_rows
-        for chunk in sorted(held, key=lambda c: c.nbytes / c.rows, reverse=True):
-            part = min(left, chunk.rows)
-            window += -(-chunk.nbytes * part // chunk.rows)
-            left -= part
-            if left == 0:
-                break
-        window = min(window, sum(chunk.nbytes for chunk in held))
     readers, transformers = workers
-    return window + readers * largest + transformers * batch_bytes
+    chunk = max((info.nbytes for info in chunks if info.rows), default=0)
+    window = chunk
+    if shuffle:
+        window = _most_bytes(chunks, window_rows) + _most_bytes(chunks, min(PLACING_ROWS, window_rows))
+    return window + readers * chunk + transformers * batch_bytes
+
+
+def _most_bytes(chunks: Sequence[ChunkInfo], rows: int) -> int:
+    """Return the most that chunks can hold of which all but the last have fewer than `rows` rows together.
+
+    Which chunks share a window changes from epoch to epoch: those with the most bytes a row could, and the largest.
+    """
+    held = [info for info in chunks if info.rows]
+    most = max((info.nbytes for info in held), default=0)
+    for info in sorted(held, key=lambda i: i.nbytes / i.rows, reverse=True):
+        part = min(rows, info.rows)
+        most += -(-info.nbytes * part // info.rows)
+        rows -= part
+        if rows == 0:
+            break
+    return min(most, sum(info.nbytes for info in held))

@@ -120,18 +120,25 @@ class RunState(Generic[T]):
         self.window_ready.notify_all()
         self.news.put(None)
 
-    def named(self, error: Exception, stage: str, chunk: int | None) -> Exception:
-        """Return what the consumer gets to see: errors of the data as they are, any other with stage, file and row."""
+    def named(self, error: Exception, stage: str, chunk: int | None, first: int = 0) -> Exception:
+        """Return what the consumer gets to see: errors of the data as they are, any other with stage, file and row.
+
+        Args:
+            error: what a worker met.
+            stage: `"read"` or `"transform"`.
+            chunk: the chunk it worked on; for shuffled rows the first of their window.
+            first: row of that chunk that it began with.
+        """
         if isinstance(error, DataError | StageError):
             return error
-        info = None if chunk is None else self.source.chunks[chunk]
-        where = "" if info is None else f" in {info.file}, rows from {info.first_row} on"
-        failure = StageError(
-            f"{stage} stage{where}: {type(error).__name__}: {error}",
-            stage=stage,
-            file=None if info is None else info.file,
-            row=None if info is None else info.first_row,
-        )
+        file = row = None
+        where = ""
+        if chunk is not None:
+            info = self.source.chunks[chunk]
+            file, row = info.file, info.first_row + first
+            mixed = stage == "transform" and self.run.order.shuffled
+            where = f" in {'a shuffle window with ' if mixed else ''}{file}, rows from {row} on"
+        failure = StageError(f"{stage} stage{where}: {type(error).__name__}: {error}", stage=stage, file=file, row=row)
         failure.__cause__ = error
         return failure
 

@@ -21,11 +21,12 @@ class StoppedError(Exception):
 
 @dataclass(slots=True)
 class _Job:
-    """A batch in the making: the window it holds, the chunk to name in an error, the time it stood waiting."""
+    """A batch in the making: the window it holds, where an error was met, and the time it stood waiting."""
 
     number: int
     holds: int | None = None
     chunk: int | None = None
+    row: int = 0
     waited_s: float = 0.0
 
 
@@ -52,7 +53,7 @@ def do_batch(state: RunState[Any], number: int) -> None:
     except StoppedError:
         return
     except Exception as error:
-        outcome = state.named(error, "transform", job.chunk)
+        outcome = state.named(error, "transform", job.chunk, job.row)
     with state.lock:
         clock, schedule, run = state.clocks.transform, state.schedule, state.run
         clock.busy_s += since(began) - job.waited_s
@@ -74,6 +75,8 @@ def _make(state: RunState[T], job: _Job) -> Delivery[T]:
     first_bad: FoundBadRow | None = None
     for cut in cuts:
         window, ordered = _await_window(state, cut.window, job)
+        if cut is cuts[0]:
+            job.chunk, job.row = window.chunks[0], 0 if state.run.order.shuffled else cut.start
         part = ordered.rows(cut.start, cut.stop)
         here = ordered.bad_between(cut.start, cut.stop)
         if here and first_bad is None:
@@ -103,7 +106,7 @@ def _await_window(state: RunState[Any], number: int, job: _Job) -> tuple[Window,
         finally:
             state.awaiting -= 1
     job.waited_s += since(began)
-    job.holds, job.chunk = number, window.chunks[0]
+    job.holds = number
     if window.error is not None:
         raise window.error[1]
     assert window.ordered is not None

@@ -52,27 +52,3 @@ class _Lease:
 
     def __del__(self) -> None:
         self._pool.give_back(self._memory)
-
-
-class Carver:
-    """Cuts one buffer into arrays, one after another.
-
-    Args:
-        memory: uint8, aligned to `ALIGNMENT`.
-    """
-
-    def __init__(self, memory: npt.NDArray[np.uint8]) -> None:
-        self._memory = memory
-        self._used = 0
-
-    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """Return the next array, not cleared, aligned to `ALIGNMENT`."""
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        part = self._memory[self._used : self._used + size]
-        self._used += aligned(size)
-        return part.view(dtype).reshape(shape)
-
-
-def aligned(nbytes: int) -> int:
-    """Return `nbytes` rounded up to `ALIGNMENT`."""
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT

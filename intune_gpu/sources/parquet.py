@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,11 @@ from intune_gpu.core.arrow import check_label, chunk_from_table, column_types
 from intune_gpu.core.columns import NO_TYPES, STRING, Chunk, ChunkInfo, ColumnType
 from intune_gpu.core.errors import DataError
 from intune_gpu.core.source import Source
-from intune_gpu.sources.files import file_identity, is_url, open_file
+from intune_gpu.sources.files import file_identity, is_url, open_file, unreadable
 
 _FOOTER_THREADS = 8
 _FOOTERS_BYTES = 8 << 20
-"""Footers kept parsed, counted as they stand in the file; in memory they take 5 to 15 times that."""
+"""Footers kept parsed, counted as they stand in the file: in memory Polars takes 5 times, pyarrow 10 times that."""
 _VALUES_A_CALL = 1 << 23
 """Polars starts a second thread above 2**24 values a call; below, a reader is one core."""
 _SAMPLE_ROWS = 1 << 13
@@ -60,6 +59,10 @@ class _File:
 class ParquetSource(Source):
     """Rows of Parquet files, in the order of `files`.
 
+    A thread that reads keeps one core busy. Polars decodes on a pool of its own, so no more than
+    `polars.thread_pool_size()` readers (the machine's cores, unless POLARS_MAX_THREADS says otherwise) run at once.
+    While a chunk is decoded, text takes 16 bytes an element besides what `ChunkInfo.nbytes` says.
+
     Attributes:
         schema: the needed columns, in the order of `needed`.
         chunks: one a row group; row groups without rows are left out.
@@ -86,7 +89,6 @@ class ParquetSource(Source):
         if not files:
             raise DataError("data: expected at least one Parquet file, found an empty list")
         self._label = label
-        self._recent = _RecentFooters(_FOOTERS_BYTES)
         summary = _Summary([*dict.fromkeys([*needed, label] if label else needed)], types)
         with ThreadPoolExecutor(min(_FOOTER_THREADS, len(files))) as pool:
             # A few at a time, since parsed footers are large; in file order, so that every run blames the same file.
@@ -95,6 +97,9 @@ class ParquetSource(Source):
                 for path, footer in zip(paths, pool.map(_read_footer, paths), strict=True):
                     summary.add(path, *footer)
         self._files, self._groups = summary.files, summary.groups
+        # Parsing a footer takes 1 to 3 us a column and row group, so those of the files read last are kept.
+        kept = max(1, _FOOTERS_BYTES // max(file.footer_bytes for file in self._files))
+        self._scan, self._footer = lru_cache(kept)(_scan), lru_cache(kept)(_footer)
         self.schema = summary.schema()
         if label is not None:
             check_label(label, self.schema[label])
@@ -119,17 +124,18 @@ class ParquetSource(Source):
 
     def close(self) -> None:
         """Let go of the footers kept. The source can still be read."""
-        self._recent.clear()
+        self._scan.cache_clear()
+        self._footer.cache_clear()
 
     def _decode(self, file: _File, group: _RowGroup) -> pa.Table:
         columns: dict[str, pa.ChunkedArray] = {}
         width = max(1, _VALUES_A_CALL // group.rows)
         for start in range(0, len(file.plain), width):
             names = file.plain[start : start + width]
-            table = _slice(self._recent.scan(file), names, group.first_row, group.rows)
+            table = _slice(self._scan(file.path), names, group.first_row, group.rows)
             columns |= {name: table.column(name) for name in names}
         if file.other:
-            with _opened(file.path, self._recent.footer(file)) as parquet:
+            with _opened(file.path, self._footer(file.path)) as parquet:
                 table = parquet.read_row_group(group.number, columns=list(file.other), use_threads=False)
             columns |= {name: table.column(name) for name in file.other}
         return pa.table(columns)
@@ -162,12 +168,12 @@ class _Summary:
         self._uncompressed: list[dict[str, tuple[int, int]]] = []  # of lists and text: (values, bytes) a row group
 
     def add(self, path: str, identity: tuple[int, int], footer: pq.FileMetaData, schema: pa.Schema) -> None:
+        if footer.num_rows == 0:
+            raise DataError(f"{path}: expected rows, found none; remove the file from the data")
         types = column_types(schema, self._needed, self._declared, path)
         for name, first in self._types.items():
             _check_same(path, name, types[name], self.files[0].path, first)
         self._types = self._types or types
-        if footer.num_rows == 0:
-            raise DataError(f"{path}: expected rows, found none; remove the file from the data")
         leaves = _leaf_numbers(schema)
         first_row = 0
         for number in range(footer.num_row_groups):
@@ -176,8 +182,8 @@ class _Summary:
                 self.groups.append(_RowGroup(len(self.files), number, first_row, group.num_rows))
                 self._look(group, types, leaves)
             first_row += group.num_rows
-        local = not is_url(path)
-        plain = tuple(n for n in self._needed if local and _is_plain(schema.field(n).type))
+        polars = not is_url(path) and len(set(schema.names)) == len(schema.names)  # it refuses names that stand twice
+        plain = tuple(n for n in self._needed if polars and _is_plain(schema.field(n).type))
         other = tuple(n for n in self._needed if n not in plain)
         self.files.append(_File(path, identity, footer.num_rows, footer.serialized_size, plain, other))
 
@@ -213,44 +219,12 @@ class _Summary:
         ]
 
 
-class _RecentFooters:
-    """Parsed footers of the files read last: parsing takes 2 to 3 us a column and row group, memory 1 KB."""
-
-    def __init__(self, budget_bytes: int) -> None:
-        self._budget = budget_bytes
-        self._held = 0
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, str], tuple[int, Any]] = OrderedDict()
-
-    def scan(self, file: _File) -> pl.LazyFrame:
-        """Return a scan that holds its footer from the first use on."""
-        scan: pl.LazyFrame = self._get(file, "polars")
-        return scan
-
-    def footer(self, file: _File) -> pq.FileMetaData:
-        return self._get(file, "arrow")
-
-    def clear(self) -> None:
-        with self._lock:
-            self._kept.clear()
-            self._held = 0
-
-    def _get(self, file: _File, kind: str) -> Any:
-        key = (file.path, kind)
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key][1]
-        made = _scan(file.path) if kind == "polars" else _read_footer(file.path)[1]
-        with self._lock:
-            self._held += file.footer_bytes - self._kept.pop(key, (0, None))[0]
-            self._kept[key] = (file.footer_bytes, made)
-            while self._held > self._budget and len(self._kept) > 1:
-                self._held -= self._kept.popitem(last=False)[1][0]
-        return made
+def _footer(path: str) -> pq.FileMetaData:
+    return _read_footer(path)[1]
 
 
 def _scan(path: str) -> pl.LazyFrame:
+    """Return a scan that holds the file's footer from its first use on."""
     return pl.scan_parquet(path, glob=False, hive_partitioning=False, use_statistics=False)
 
 
@@ -272,7 +246,7 @@ def _is_plain(type: pa.DataType) -> bool:
 @contextmanager
 def _opened(path: str, footer: pq.FileMetaData | None) -> Iterator[pq.ParquetFile]:
     """Open for one use: a ParquetFile may not serve two threads at once, and opening takes under 1 ms."""
-    source = open_file(path)
+    source = open_file(path) if is_url(path) else pa.OSFile(path)  # Arrow's own file reads without the GIL
     try:
         # Extension types are of no use here, and hide what they are stored as.
         parquet = pq.ParquetFile(source, metadata=footer, pre_buffer=is_url(path), arrow_extensions_enabled=False)
@@ -295,8 +269,10 @@ def _blame(where: str) -> Iterator[None]:
     """Turn whatever a decoder raises into a DataError that names the file."""
     try:
         yield
-    except DataError:
+    except (DataError, MemoryError):
         raise
+    except (FileNotFoundError, PermissionError) as error:
+        raise unreadable(where, error) from error
     except (pa.ArrowException, pl.exceptions.PolarsError, OSError, ValueError) as error:
         raise _damaged(where, error) from error
     except pl.exceptions.PanicException as error:  # not an Exception: Polars' word for "this cannot happen"
@@ -339,6 +315,8 @@ def _leaf_numbers(schema: pa.Schema) -> dict[str, int]:
 
 
 def _leaf_count(type: pa.DataType) -> int:
+    if isinstance(type, pa.BaseExtensionType):
+        return _leaf_count(type.storage_type)
     if pa.types.is_dictionary(type) or type.num_fields == 0:
         return 1
     return sum(_leaf_count(type.field(i).type) for i in range(type.num_fields))

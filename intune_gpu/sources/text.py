@@ -8,14 +8,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 
-import numpy as np
-
 from intune_gpu.core.columns import DECLARED, Chunk, ChunkInfo, ColumnType
 from intune_gpu.core.errors import DataError, RecipeError
 from intune_gpu.core.source import Source
 from intune_gpu.sources.buffers import BufferPool
 from intune_gpu.sources.files import file_identity, is_url, read_into
-from intune_gpu.sources.text_decode import ChunkDecoder, Group, Layout, Scratch, changed
+from intune_gpu.sources.text_decode import ChunkDecoder, Layout, Scratch, changed
 from intune_gpu.sources.text_format import TextFormat
 from intune_gpu.sources.text_index import CHUNK_BYTES, FileIndex, Piece, index_files
 from intune_gpu.sources.text_stream import TextStream, codec_of
@@ -69,8 +67,7 @@ class TextSource(Source):
                     f"{file}: expected the header of {files[0]}, {', '.join(names)}, found {', '.join(head.fields)}"
                 )
         self._layout = _layout(names, needed, types, label, text_format)
-        self.schema = {name: _column_type(group.declared) for group in self._layout.groups for name in group.names}
-        self.schema = {name: self.schema[name] for name in dict.fromkeys(needed)}
+        self.schema = {name: _column_type(types[name]) for name in needed}
         self._places: list[tuple[FileIndex, Piece]] = [(i, piece) for i in self._indexes for piece in i.pieces]
         self._streams = {
             index.file: TextStream(index.file, index.pieces[-1].stop) for index in self._indexes if codec_of(index.file)
@@ -122,18 +119,12 @@ def _layout(
         raise RecipeError(f"columns: expected each name once, found {', '.join(twice)} more than once")
     if label is not None and label not in needed:
         raise RecipeError(f"label {label!r}: expected one of the needed columns, found {', '.join(needed)}")
-    by_type: dict[str, list[str]] = {}
-    for name in dict.fromkeys(needed):
+    for name in needed:
         if name not in names:
             raise RecipeError(f"column {name!r}: expected one of {', '.join(names)}; check the recipe or `columns`")
         if types.get(name) not in DECLARED:
             raise RecipeError(f"column {name!r}: expected a type of {', '.join(DECLARED)}, found {types.get(name)!r}")
-        by_type.setdefault(types[name], []).append(name)
-    groups = tuple(
-        Group(declared, tuple(members), np.array([names.index(name) for name in members], np.int64))
-        for declared, members in by_type.items()
-    )
-    return Layout(names, groups, label, text_format)
+    return Layout(names, {name: types[name] for name in needed}, label, text_format)
 
 
 def _column_type(declared: str) -> ColumnType:
@@ -144,7 +135,7 @@ def _fingerprint(indexes: Sequence[FileIndex], layout: Layout, chunk_bytes: int)
     # Names without folders and no times, so that a copy of the data elsewhere resumes.
     content = {
         "files": [(os.path.basename(index.file), index.size) for index in indexes],
-        "types": {name: group.declared for group in layout.groups for name in group.names},
+        "types": {column.name: column.declared for column in layout.columns},
         "columns": layout.names,
         "format": astuple(layout.text_format),
         "chunk_bytes": chunk_bytes,

@@ -14,71 +14,72 @@ import numpy.typing as npt
 from intune_gpu.core.columns import BadRow, Chunk, FlatColumn
 from intune_gpu.core.errors import DataError
 from intune_gpu.kernels.memory import BLOCK
-from intune_gpu.kernels.text import parse_hex32_cpu, parse_int64_cpu
-from intune_gpu.kernels.text_float import PENDING, parse_float64_cpu
-from intune_gpu.kernels.text_index import (
-    FIELD_COUNT,
-    NO_FAULT,
-    PADDING,
-    SLACK,
-    UNCLOSED_QUOTE,
-    locate_fields_cpu,
-)
-from intune_gpu.kernels.text_string import OVERRUN, copy_strings_cpu, measure_strings_cpu
-from intune_gpu.sources.buffers import BufferPool, Carver, aligned
+from intune_gpu.kernels.text_columns import FLOAT64, HEX32, INT64, OVERRUN, STRING, copy_strings_cpu, parse_rows_cpu
+from intune_gpu.kernels.text_float import PENDING
+from intune_gpu.kernels.text_index import FIELD_COUNT, NO_FAULT, PADDING, SLACK, UNCLOSED_QUOTE
+from intune_gpu.sources.buffers import ALIGNMENT, BufferPool
 from intune_gpu.sources.text_format import TextFormat
 
 _EXCERPT = 40
-_DTYPES: dict[str, type[np.generic]] = {"hex32": np.uint32, "int64": np.int64, "float64": np.float64}
 _INTEGER = re.compile(rb"[+-]?[0-9]+")
+_KINDS = {"hex32": HEX32, "int64": INT64, "float64": FLOAT64, "string": STRING}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "hex32": np.dtype(np.uint32),
+    "int64": np.dtype(np.int64),
+    "float64": np.dtype(np.float64),
+    "string": np.dtype(np.int64),  # of the offsets
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Columns of one declared type.
+class TextColumn:
+    """A column to decode.
 
     Attributes:
+        name: its name.
         declared: one of `DECLARED`.
-        names: of the columns.
-        fields: (columns,) int64: which field each is.
+        field: which field of a row it is.
     """
 
+    name: str
     declared: str
-    names: tuple[str, ...]
-    fields: npt.NDArray[np.int64]
+    field: int
 
 
-@dataclass(frozen=True, slots=True)
 class Layout:
     """What to make of a row.
 
-    Attributes:
+    Args:
         names: all its fields, in order.
-        groups: the columns to decode; a name is in one of them at most.
+        types: by name, the columns to decode and what they are declared.
         label: the column that may be neither missing nor infinite, or None.
         text_format: how the row is written.
     """
 
-    names: tuple[str, ...]
-    groups: tuple[Group, ...]
-    label: str | None
-    text_format: TextFormat
+    def __init__(
+        self, names: tuple[str, ...], types: dict[str, str], label: str | None, text_format: TextFormat
+    ) -> None:
+        columns = [TextColumn(name, declared, names.index(name)) for name, declared in types.items()]
+        self.names, self.label, self.text_format = names, label, text_format
+        self.columns = sorted(columns, key=lambda column: _KINDS[column.declared])
+        self.by_field = {column.field: column for column in columns}
+        # Bytes of a column's values (strings: offsets) and bits for every BLOCK of rows, and of all columns'.
+        self.block_bytes = [(BLOCK * _DTYPES[column.declared].itemsize, BLOCK // 8) for column in self.columns]
+        self.strings = sum(column.declared == "string" for column in columns)
 
     def fixed_bytes(self, rows: int) -> int:
         """Return the bytes that a chunk needs besides the strings' own."""
-        total, padded = 0, -(-rows // BLOCK) * BLOCK
-        for group in self.groups:
-            columns = len(group.names)
-            values = (
-                8 * (rows + 1) if group.declared == "string" else padded * np.dtype(_DTYPES[group.declared]).itemsize
-            )
-            total += aligned(columns * values) + aligned(columns * padded // 8)
-        return total
+        # An offset more than rows: one more ALIGNMENT a string column.
+        return blocks(rows) * sum(map(sum, self.block_bytes)) + self.strings * ALIGNMENT
 
     def nbytes(self, rows: int, text_bytes: int) -> int:
         """Return an upper estimate of the bytes of a decoded chunk."""
-        strings = sum(len(group.names) for group in self.groups if group.declared == "string")
-        return self.fixed_bytes(rows) + (text_bytes + strings * OVERRUN if strings else 0)
+        return self.fixed_bytes(rows) + (text_bytes + self.strings * OVERRUN if self.strings else 0)
+
+
+def blocks(rows: int) -> int:
+    """Return how many times BLOCK `rows` are, rounded up."""
+    return -(-rows // BLOCK)
 
 
 class Scratch(threading.local):
@@ -97,11 +98,11 @@ class Scratch(threading.local):
         return self._text[:need]
 
     def table(self, rows: int, width: int) -> npt.NDArray[np.int32]:
-        """Return the field table, flat, not cleared; a multiple of `width`."""
+        """Return the field table, (rows + 1 and some more, width), not cleared."""
         need = (rows + 1 + -(-SLACK // width)) * width
         if len(self._table) < need:
             self._table = np.empty(need, np.int32)
-        return self._table[:need]
+        return self._table[:need].reshape(-1, width)
 
     def faults(self, rows: int) -> npt.NDArray[np.int32]:
         """Return (rows,) NO_FAULT."""
@@ -128,7 +129,6 @@ class ChunkDecoder:
     ) -> None:
         self._text, self._size, self._layout, self._scratch, self._pool = text, size, layout, scratch, pool
         self._quote = layout.text_format.quote_byte
-        self._columns: dict[str, FlatColumn] = {}
 
     def decode(self, rows: int, first_line: int, file: str) -> Chunk:
         """Return the columns and bad rows.
@@ -141,60 +141,57 @@ class ChunkDecoder:
         Raises:
             DataError: there are more or fewer rows than were counted.
         """
-        width = len(self._layout.names) + 1
-        table = self._scratch.table(rows, width)
+        layout = self._layout
+        self._table = self._scratch.table(rows, len(layout.names) + 1)
         self._faults = self._scratch.faults(rows)
-        text_format = self._layout.text_format
-        found = locate_fields_cpu(
-            self._text, self._size, text_format.delimiter_byte, self._quote, width, table, self._faults
+        memory = self._pool.take(layout.fixed_bytes(rows))
+        start, bit_start, origin = 0, blocks(rows) * sum(v for v, _ in layout.block_bytes), memory.ctypes.data
+        bit_start += layout.strings * ALIGNMENT
+        values: list[npt.NDArray[Any]] = []
+        bits: list[npt.NDArray[np.uint8]] = []
+        table = np.empty((len(layout.columns), 4), np.int64)
+        for c, (column, (value_bytes, bit_bytes)) in enumerate(zip(layout.columns, layout.block_bytes, strict=True)):
+            dtype, count = _DTYPES[column.declared], rows + (column.declared == "string")
+            table[c] = _KINDS[column.declared], column.field, origin + start, origin + bit_start
+            values.append(memory[start : start + count * dtype.itemsize].view(dtype))
+            if column.declared == "string":
+                values[-1][0] = 0  # where the first one begins
+            start += value_bytes * blocks(rows) + ALIGNMENT * (column.declared == "string")
+            bits.append(memory[bit_start : bit_start + (rows + 7) // 8])
+            bit_start += bit_bytes * blocks(rows)
+        missing = np.zeros(len(table), np.int64)
+        delimiter = layout.text_format.delimiter_byte
+        found, pending = parse_rows_cpu(
+            self._text, self._size, delimiter, self._quote, self._table, self._faults, table, missing
         )
         if found != rows:
             raise changed(file)
-        self._table = table.reshape(-1, width)
-        carver = Carver(self._pool.take(self._layout.fixed_bytes(rows)))
-        for group in self._layout.groups:
-            if group.declared == "string":
-                self._decode_strings(group, carver)
-            else:
-                self._decode_numbers(group, carver)
+        validity = [b if count else None for b, count in zip(bits, missing.tolist(), strict=True)]
+        if pending:
+            self._read_pending(values)
+        self._columns = dict(self._flat_columns(values, validity))
         self._check_label()
         return Chunk(self._columns, rows, tuple(self._bad_rows(first_line)))
 
-    def _decode_numbers(self, group: Group, carver: Carver) -> None:
-        rows, columns = len(self._faults), len(group.names)
-        padded = -(-rows // BLOCK) * BLOCK
-        values = carver.empty((columns, padded), _DTYPES[group.declared])
-        bits = carver.empty((columns, padded // 8), np.uint8)
-        missing = np.zeros(columns, np.int64)
-        parameters = (self._text, self._table, self._quote, group.fields, values, bits, missing, self._faults)
-        if group.declared == "hex32":
-            parse_hex32_cpu(*parameters)
-        elif group.declared == "int64":
-            parse_int64_cpu(*parameters)
-        elif parse_float64_cpu(*parameters):
-            self._read_pending(group, values[:, :rows])
-        for j, name in enumerate(group.names):
-            validity = bits[j, : (rows + 7) // 8] if missing[j] else None
-            self._columns[name] = FlatColumn(values[j, :rows], validity)
+    def _read_pending(self, values: list[npt.NDArray[Any]]) -> None:
+        for column, numbers in zip(self._layout.columns, values, strict=True):
+            if column.declared == "float64":
+                for row in np.flatnonzero(numbers.view(np.uint64) == np.uint64(PENDING)).tolist():
+                    numbers[row] = float(self._layout.text_format.unquote(self._field(row, column.field)))
 
-    def _read_pending(self, group: Group, values: npt.NDArray[Any]) -> None:
-        for j, i in zip(*np.nonzero(values.view(np.uint64) == np.uint64(PENDING)), strict=True):
-            field = self._layout.text_format.unquote(self._field(int(i), int(group.fields[j])))
-            values[j, i] = float(field)
-
-    def _decode_strings(self, group: Group, carver: Carver) -> None:
-        rows, columns = len(self._faults), len(group.names)
-        offsets = carver.empty((columns, rows + 1), np.int64)
-        bits = carver.empty((columns, -(-rows // BLOCK) * BLOCK // 8), np.uint8)
-        missing = np.zeros(columns, np.int64)
-        measure_strings_cpu(self._text, self._table, self._quote, group.fields, offsets, bits, missing, self._faults)
-        sizes = offsets[:, rows].tolist()
-        memory = self._pool.take(sum(sizes) + columns * OVERRUN)
-        for j, (name, size) in enumerate(zip(group.names, sizes, strict=True)):
-            out, memory = memory[: size + OVERRUN], memory[size + OVERRUN :]
-            copy_strings_cpu(self._text, self._table, self._quote, group.fields[j], offsets[j], out)
-            validity = bits[j, : (rows + 7) // 8] if missing[j] else None
-            self._columns[name] = FlatColumn(out[:size], validity, offsets=offsets[j])
+    def _flat_columns(
+        self, values: list[npt.NDArray[Any]], validity: list[npt.NDArray[np.uint8] | None]
+    ) -> Iterator[tuple[str, FlatColumn]]:
+        strings = sum(int(v[-1]) for c, v in zip(self._layout.columns, values, strict=True) if c.declared == "string")
+        memory = self._pool.take(strings + self._layout.strings * OVERRUN) if self._layout.strings else None
+        for column, data, bits in zip(self._layout.columns, values, validity, strict=True):
+            if column.declared != "string" or memory is None:
+                yield column.name, FlatColumn(data, bits)
+                continue
+            size = int(data[-1])
+            copy_strings_cpu(self._text, self._quote, self._table, column.field, data, memory[: size + OVERRUN])
+            yield column.name, FlatColumn(memory[:size], bits, offsets=data)
+            memory = memory[size + OVERRUN :]
 
     def _check_label(self) -> None:
         label = self._layout.label
@@ -226,7 +223,7 @@ class ChunkDecoder:
                 yield BadRow(row, lines, None, self._explain_row(fault, text), text)
             else:
                 name = self._layout.names[fault]
-                yield BadRow(row, lines, name, self._explain_field(name, self._field(row, fault)), text)
+                yield BadRow(row, lines, name, self._explain_field(row, fault), text)
 
     def _field(self, row: int, field: int) -> bytes:
         begin, end = int(self._table[row, field]) + 1, int(self._table[row, field + 1])
@@ -242,8 +239,8 @@ class ChunkDecoder:
             return f"expected {fields}, found an empty line"
         return f"expected {fields}, found {len(self._layout.text_format.split(text))}"
 
-    def _explain_field(self, name: str, written: bytes) -> str:
-        declared = next(group.declared for group in self._layout.groups if name in group.names)
+    def _explain_field(self, row: int, fault: int) -> str:
+        declared, written = self._layout.by_field[fault].declared, self._field(row, fault)
         field = self._layout.text_format.unquote(written)
         found = _excerpt(field)
         if declared == "string" and written:

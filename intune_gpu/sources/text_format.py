@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from intune_gpu.core.errors import DataError
-from intune_gpu.kernels.text_index import PADDING, find_rows_cpu, quote_state
+from intune_gpu.kernels.text_index import PADDING, QUOTE_STATE, find_rows_cpu
 from intune_gpu.sources.files import fill, unreadable
 from intune_gpu.sources.text_stream import open_text
 
@@ -112,7 +112,8 @@ def read_head(path: str, text_format: TextFormat) -> Head:
     if size == start:
         raise DataError(f"{path}: expected rows, found an empty file, which has no rows; leave it out")
     found = np.zeros(5, np.int64)
-    find_rows_cpu(text[start:], size - start, text_format.delimiter_byte, text_format.quote_byte, quote_state(), found)
+    state = np.array(QUOTE_STATE)
+    find_rows_cpu(text[start:], size - start, text_format.delimiter_byte, text_format.quote_byte, state, found)
     end, lines = int(found[1]) + start, int(found[3])
     if found[1] < 0:
         if size == HEAD_BYTES:

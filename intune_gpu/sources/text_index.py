@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from intune_gpu.core.errors import DataError
-from intune_gpu.kernels.text_index import PADDING, find_rows_cpu, quote_state
+from intune_gpu.kernels.text_index import PADDING, QUOTE_STATE, find_rows_cpu
 from intune_gpu.sources.files import file_identity, fill, is_url, unreadable
 from intune_gpu.sources.text_format import Head, TextFormat, read_head
 from intune_gpu.sources.text_stream import codec_of, open_text
@@ -143,8 +143,8 @@ def cut(file: str, ranges: Sequence[Counted], head: Head, header: bool, chunk_by
     for (start, row, line), (stop, row_after, _) in pairwise(bounds):
         if stop - start > chunk_bytes + MAX_ROW_BYTES:
             raise DataError(
-                f"{file}, line {line + 1}: expected rows of at most {MAX_ROW_BYTES} bytes, found a longer one; "
-                "is this text, and is every quote closed?"
+                f"{file}: expected rows of at most {MAX_ROW_BYTES} bytes, found a longer one at line {line + 1} or "
+                "soon after; is this text, and is every quote closed?"
             )
         if row_after > row and stop > start:
             pieces.append(Piece(start, stop, row_after - row, row - header, line + 1))
@@ -165,7 +165,7 @@ def _count(
     file: str, span: tuple[int, int | None], head: Head, text_format: TextFormat, chunk_bytes: int
 ) -> list[Counted]:
     text = np.empty(chunk_bytes + PADDING, np.uint8)
-    found, state = np.zeros(5, np.int64), quote_state()
+    found, state = np.zeros(5, np.int64), np.array(QUOTE_STATE)
     counted: list[Counted] = []
     start, stop = span
     source = open_text(file)

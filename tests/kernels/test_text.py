@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intune_gpu.kernels import text, text_float, text_index
+from intune_gpu.kernels import text, text_columns, text_float, text_index
 from intune_gpu.kernels.text import hex32_from_strings
 from intune_gpu.kernels.text_index import FIELD_COUNT, NO_FAULT, PADDING, SLACK, UNCLOSED_QUOTE
 
@@ -198,9 +198,9 @@ def padded(content: bytes, fields: int = 0) -> npt.NDArray[np.uint8]:
 def test_rows_in_pieces_equal_rows_at_once(content: str, step: int, quoted: bool) -> None:
     data = content.encode()
     quote = ord('"') if quoted else 0
-    whole, state = np.zeros(5, np.int64), text_index.quote_state()
+    whole, state = np.zeros(5, np.int64), np.array(text_index.QUOTE_STATE)
     text_index.find_rows_cpu(padded(data), len(data), ord("\t"), quote, state, whole)
-    part, carried = np.zeros(5, np.int64), text_index.quote_state()
+    part, carried = np.zeros(5, np.int64), np.array(text_index.QUOTE_STATE)
     ends, first, last, lines, to_first = 0, -1, -1, 0, 0
     for start in range(0, len(data), step):
         piece = data[start : start + step]
@@ -218,11 +218,11 @@ def test_rows_in_pieces_equal_rows_at_once(content: str, step: int, quoted: bool
 
 def locate(content: bytes, fields: int, rows: int, quote: int = 0) -> tuple[int, list[list[bytes]], list[int]]:
     buffer = padded(content, fields)
-    table = np.full((rows + 1) * (fields + 1) + SLACK, -7, np.int32)
+    table = np.full((rows + 1 + SLACK, fields + 1), -7, np.int32)
     faults = np.full(rows, NO_FAULT, np.int32)
-    found = text_index.locate_fields_cpu(buffer, len(content), ord("\t"), quote, fields + 1, table, faults)
-    shaped = table[: (rows + 1) * (fields + 1)].reshape(rows + 1, fields + 1)
-    cells = [[buffer[row[f] + 1 : row[f + 1]].tobytes() for f in range(fields)] for row in shaped[:rows]]
+    columns, missing = np.empty((0, 4), np.int64), np.empty(0, np.int64)
+    found, _ = text_columns.parse_rows_cpu(buffer, len(content), ord("\t"), quote, table, faults, columns, missing)
+    cells = [[buffer[row[f] + 1 : row[f + 1]].tobytes() for f in range(fields)] for row in table[:rows]]
     return found, cells, faults.tolist()
 
 

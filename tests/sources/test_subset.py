@@ -68,7 +68,7 @@ def test_sample_and_complement(fraction: float, seed: int) -> None:
 
 
 def test_samples_hold_their_fraction_and_differ_by_seed() -> None:
-    source = fakes.FakeSource([500] * 4)
+    source = fakes.FakeSource([500] * 4, bad=BAD)
     rows = [all_rows(RowSample(source, 0.25, seed)) for seed in range(2)]
     assert rows[0] != rows[1]
     assert all(400 < len(r) < 600 for r in rows)
@@ -77,8 +77,8 @@ def test_samples_hold_their_fraction_and_differ_by_seed() -> None:
 
 
 def test_a_row_is_chosen_by_its_number_alone() -> None:
-    assert all_rows(RowSample(fakes.FakeSource([100, 50]), 0.5, 3)) == all_rows(
-        RowSample(fakes.FakeSource([30, 120]), 0.5, 3)
+    assert all_rows(RowSample(fakes.FakeSource([100, 50], bad=BAD), 0.5, 3)) == all_rows(
+        RowSample(fakes.FakeSource([30, 120], bad=BAD), 0.5, 3)
     )
 
 

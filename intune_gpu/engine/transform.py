@@ -1,0 +1,53 @@
+"""One shot: a table in memory to a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from intune_gpu.core.arrow import chunk_from_table, columns_from_mapping, table_types
+from intune_gpu.core.columns import RawBatch
+from intune_gpu.core.errors import BadRowError, RecipeError
+from intune_gpu.engine.batch import Batch
+from intune_gpu.engine.program import Program
+from intune_gpu.kernels.denormals import denormals_kept
+from intune_gpu.recipe import Recipe
+
+
+def transform(
+    table: pa.Table | pa.RecordBatch | Mapping[str, Any],
+    recipe: Recipe,
+    device: str = "cpu",
+    index_dtype: str = "int64",
+) -> Batch:
+    """Turn a table into one batch, the same bytes as a `Loader` gives.
+
+    Args:
+        table: an Arrow table or record batch, or a mapping of names to NumPy arrays (or sequences), one entry a row.
+        recipe: what to compute.
+        device: "cpu".
+        index_dtype: "int64" or "int32", the type of the sparse ids.
+
+    Returns:
+        The batch: dense (rows, D) float32, sparse with F keys, label (rows,) float32.
+
+    Raises:
+        RecipeError: the recipe does not fit the table.
+        DataError: a column is missing, or of a type that cannot be used.
+        BadRowError: a label is missing or not finite, or an id is not 1 to 8 hex digits.
+    """
+    if device != "cpu":
+        raise RecipeError(f'device: expected "cpu", which this version transforms on, found {device!r}')
+    if isinstance(table, Mapping):
+        table = columns_from_mapping(table)
+    schema = table_types(table, recipe.columns, recipe.types)
+    program = Program(recipe, schema, index_dtype)
+    with denormals_kept():
+        chunk = chunk_from_table(table, schema, recipe.label)
+        if chunk.bad:
+            first = chunk.bad[0]
+            more = f" ({len(chunk.bad)} such rows)" if len(chunk.bad) > 1 else ""
+            raise BadRowError(f"table: row {first.row}: {first.reason}{more}; mend or drop it before the transform")
+        return program.run(RawBatch(chunk.columns, chunk.rows))

@@ -1,0 +1,302 @@
+"""Loader: joins source, engine and bad-row policy; what people iterate over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+from intune_gpu.core.cursor import Cursor
+from intune_gpu.core.errors import BudgetError, IntuneError
+from intune_gpu.core.plan import Plan
+from intune_gpu.core.source import Source
+from intune_gpu.engine import order
+from intune_gpu.engine.bad_rows import BadRowBook
+from intune_gpu.engine.batch import Batch
+from intune_gpu.engine.buffers import BufferPool
+from intune_gpu.engine.pipeline import Pipeline
+from intune_gpu.engine.program import Program
+from intune_gpu.engine.resume import checked_cursor, saved_state
+from intune_gpu.engine.schedule import floor_bytes
+from intune_gpu.engine.stages import Clocks, Gauges, LoaderStats
+from intune_gpu.engine.state import Transform
+from intune_gpu.opening import open_source
+from intune_gpu.recipe import Recipe
+from intune_gpu.sources.files import Paths
+
+MAX_DEFAULT_READERS = 16
+
+
+class Loader:
+    """Batches of a recipe over files, in a fixed order, prefetched by threads. One `for` is one epoch.
+
+    Which rows a batch holds, and every byte of it, depends on the data, the recipe, `batch_size`, `shuffle`, `seed`,
+    the epoch, `drop_last`, `rank`, `world_size` and `on_bad_row` only; never on workers, budget or timing. Leaving a
+    loop ends its epoch; a new iterator closes the one before it.
+
+    Args:
+        data: a file, directory, glob, URL or list of these; or a `Source`, which stays open when the loader is closed.
+        recipe: what to compute.
+        batch_size: rows of a batch; a bad row is missing from it, never made up for.
+        format: `"auto"` (by the files' endings), `"parquet"`, `"tsv"` or `"csv"`.
+        columns: names of all fields of headerless text; see `opening.open_source`.
+        device: `"auto"` or `"cpu"`.
+        shuffle: permute chunks, and the rows within windows of several chunks, anew in each epoch.
+        seed: of the shuffle, 0 to 2**64 - 1.
+        drop_last: leave out a last batch of fewer rows.
+        rank: of this process, from 0.
+        world_size: processes that share the rows; each gets the same number of them, and at most `world_size - 1` rows
+            of an epoch are given to nobody.
+        readers: threads that decode; by default one a core, at most 16.
+        transformers: threads that transform; by default one for every two cores, at most 4.
+        prefetch_bytes: bytes in flight; by default 512 MiB, or what is needed at least.
+        on_bad_row: `"quarantine"` (write it to a file), `"drop"` or `"raise"`.
+        max_bad_fraction: above this share of bad rows, iterating raises.
+        quarantine_dir: where `bad_rows.jsonl` is made; by default the working directory.
+        index_dtype: of the sparse ids, `"int64"` or `"int32"`.
+
+    Raises:
+        RecipeError: the recipe does not fit the data.
+        DataError: the data cannot be read.
+        BudgetError: `prefetch_bytes` is below what is needed.
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        data: Paths | Source,
+        recipe: Recipe,
+        *,
+        batch_size: int = 8192,
+        format: str = "auto",
+        columns: Sequence[str] | None = None,
+        device: str = "auto",
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        readers: int | None = None,
+        transformers: int | None = None,
+        prefetch_bytes: int | None = None,
+        on_bad_row: str = "quarantine",
+        max_bad_fraction: float = 0.01,
+        quarantine_dir: str | os.PathLike[str] | None = None,
+        index_dtype: str = "int64",
+    ) -> None:
+        _check_arguments(batch_size, device, seed, rank, world_size)
+        self._batch_size, self._shuffle, self._seed, self._drop_last = batch_size, shuffle, seed, drop_last
+        self._rank, self._world_size = rank, world_size
+        self._closed = False
+        self._run: Pipeline[Batch] | None = None
+        self._book = BadRowBook(on_bad_row, max_bad_fraction, quarantine_dir or ".", rank, world_size)
+        self._owns_source = not isinstance(data, Source)
+        self._source = data if isinstance(data, Source) else open_source(data, recipe, format=format, columns=columns)
+        self._recipe = recipe
+        self._pool = BufferPool()
+        program = Program(recipe, self._source.schema, index_dtype, self._pool)
+        self._transform = _transform(program, self._source, batch_size)
+        self._plan = self._first_plan(readers, transformers, prefetch_bytes)
+        self._clocks = Clocks()
+        self._next = order.epoch_start(0, self._source.rows, world_size)
+        self._cursor = self._next
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch for this rank."""
+        return order.batch_count(self._source.rows // self._world_size, self._batch_size, self._drop_last)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Begin the next epoch, or go on where `load_state_dict` said."""
+        if self._closed:
+            raise IntuneError("loader: expected to be open, found closed; make a new Loader")
+        self._end_run()
+        start, rows = self._next, self._source.rows
+        self._next = order.epoch_start(start.epoch + 1, rows, self._world_size)
+        of_epoch = order.epoch_order(
+            self._source.chunks,
+            seed=self._seed,
+            epoch=start.epoch,
+            shuffle=self._shuffle,
+            window_rows=order.WINDOW_ROWS,
+        )
+        mine = order.share(start.segments, self._rank, self._world_size)
+        left = order.between(mine, start.rows_done, order.total(mine))
+        run = order.Run(of_epoch, left, self._batch_size, self._drop_last)
+        self._run = Pipeline(self._source, run, self._transform, self._plan, self._clocks, self._pool)
+        return self._batches(self._run, run, start)
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def source(self) -> Source:
+        """Where the rows come from."""
+        return self._source
+
+    @property
+    def plan(self) -> Plan:
+        """Workers and budget, as they are now."""
+        return self._plan
+
+    def apply(self, plan: Plan) -> None:
+        """Change workers and budget, at once and at any time; the batches stay the same.
+
+        Raises:
+            BudgetError: the plan's `prefetch_bytes` is below `min_prefetch_bytes` of its workers.
+        """
+        self._check_budget(plan)
+        self._plan = plan
+        if self._run is not None:
+            self._run.apply(plan)
+
+    def min_prefetch_bytes(self, readers: int, transformers: int) -> int:
+        """Return the smallest budget for so many workers: a window, a chunk a reader, a batch a transformer."""
+        return floor_bytes(
+            self._source.chunks,
+            shuffle=self._shuffle,
+            workers=(readers, transformers),
+            batch_bytes=self._transform.batch_bytes,
+            window_rows=order.WINDOW_ROWS,
+        )
+
+    def stats(self) -> LoaderStats:
+        """Return what was done since the loader was made, and what is in flight."""
+        gauges = Gauges() if self._run is None else self._run.gauges()
+        return self._clocks.picture(gauges, self._plan.prefetch_bytes)
+
+    def state_dict(self, cursor: Cursor | None = None) -> dict[str, Any]:
+        """Return plain values that `json.dumps` takes, from which `load_state_dict` resumes.
+
+        Args:
+            cursor: of the last batch that was trained; by default of the last one given out, which behind anything that
+                prefetches is too far.
+        """
+        at = self._cursor if cursor is None else cursor
+        return saved_state(at, self._fingerprint())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next `for` go on behind the batch that a state was taken at; a running one ends.
+
+        With another `world_size` than the state's, the rows that all old ranks had left are shared out anew; the states
+        of all ranks must be of the same step, and any of them will do.
+
+        Raises:
+            ResumeError: the state is of other data, recipe or settings, or not a state.
+        """
+        cursor = checked_cursor(state, self._fingerprint(), self._source.rows)
+        self._end_run()
+        self._cursor = cursor
+        over = order.is_over(cursor, self._batch_size, self._drop_last)
+        here = order.reshare(cursor, self._world_size)
+        if over or order.is_over(here, self._batch_size, self._drop_last):
+            here = order.epoch_start(cursor.epoch + 1, self._source.rows, self._world_size)
+        self._next = here
+
+    def close(self) -> None:
+        """Stop all threads and close what the loader opened. May be called more than once."""
+        self._closed = True
+        self._end_run()
+        if self._owns_source:
+            self._source.close()
+
+    def _batches(self, pipeline: Pipeline[Batch], run: order.Run, start: Cursor) -> Iterator[Batch]:
+        bad_rows, rows_done = start.bad_rows, start.rows_done
+        try:
+            for number in range(run.batches):
+                delivery = pipeline.take()
+                assert delivery is not None
+                batch, bad, first_bad = delivery.value, delivery.bad, delivery.first_bad
+                del delivery
+                self._book.record(bad, first_bad)
+                before, rows_done = rows_done, start.rows_done + run.rows_through(number)
+                bad_rows += len(bad)
+                self._clocks.bad_rows += len(bad)
+                self._book.judge(bad_rows, rows_done, at_end=False)
+                self._clocks.rows += rows_done - before
+                self._clocks.batches += 1
+                batches_done = start.batches_done + number + 1
+                self._cursor = Cursor(start.epoch, start.segments, start.world_size, rows_done, batches_done, bad_rows)
+                given = [replace(batch, cursor=self._cursor)]
+                del batch
+                yield given.pop()  # nothing here holds it while it is used, so that its memory can come back
+            self._book.judge(bad_rows, rows_done, at_end=True)
+        finally:
+            self._end_run(pipeline)
+
+    def _end_run(self, pipeline: Pipeline[Batch] | None = None) -> None:
+        """End the running epoch: `pipeline` only, where it is given."""
+        ended = pipeline or self._run
+        if ended is not None:
+            ended.close()
+        if ended is self._run:
+            self._run = None
+            self._book.close()
+
+    def _first_plan(self, readers: int | None, transformers: int | None, prefetch_bytes: int | None) -> Plan:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        plan = Plan(
+            readers=min(cores, MAX_DEFAULT_READERS) if readers is None else readers,
+            transformers=max(1, min(cores // 2, 4)) if transformers is None else transformers,
+            prefetch_bytes=Plan().prefetch_bytes if prefetch_bytes is None else prefetch_bytes,
+        )
+        if prefetch_bytes is None:
+            least = self.min_prefetch_bytes(plan.readers, plan.transformers)
+            return replace(plan, prefetch_bytes=max(plan.prefetch_bytes, least))
+        # Where the budget was chosen and the workers were not, fewer of them are better than a refusal.
+        while readers is None and plan.readers > 1 and self._lacks(plan):
+            plan = replace(plan, readers=plan.readers - 1)
+        while transformers is None and plan.transformers > 1 and self._lacks(plan):
+            plan = replace(plan, transformers=plan.transformers - 1)
+        self._check_budget(plan)
+        return plan
+
+    def _lacks(self, plan: Plan) -> bool:
+        return plan.prefetch_bytes < self.min_prefetch_bytes(plan.readers, plan.transformers)
+
+    def _check_budget(self, plan: Plan) -> None:
+        if self._lacks(plan):
+            raise BudgetError(
+                f"prefetch_bytes: expected at least {self.min_prefetch_bytes(plan.readers, plan.transformers)} for the "
+                f"largest {'shuffle window' if self._shuffle else 'chunk'}, {plan.readers} readers and "
+                f"{plan.transformers} transformers, found {plan.prefetch_bytes}; raise it, take fewer workers or a "
+                "smaller batch_size, or write the files in smaller row groups"
+            )
+
+    def _fingerprint(self) -> dict[str, Any]:
+        return {
+            "data": self._source.fingerprint,
+            "recipe": self._recipe.digest,
+            "seed": self._seed,
+            "batch_size": self._batch_size,
+            "shuffle": self._shuffle,
+            "drop_last": self._drop_last,
+        }
+
+
+def _check_arguments(batch_size: int, device: str, seed: int, rank: int, world_size: int) -> None:
+    if device == "cuda":
+        raise ValueError('device: expected "auto" or "cpu", found "cuda"; this version transforms on the CPU only')
+    if device not in ("auto", "cpu"):
+        raise ValueError(f'device: expected "auto" or "cpu", found {device!r}')
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1 row, found {batch_size!r}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed: expected 0 to 2**64 - 1, found {seed!r}")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank: expected 0 to world_size - 1, found rank {rank!r} of world_size {world_size!r}")
+
+
+def _transform(program: Program, source: Source, batch_size: int) -> Transform[Batch]:
+    raw_bytes = -(-sum(info.nbytes for info in source.chunks) // max(1, source.rows))
+    return Transform(program.run, _batch_nbytes, batch_size * (program.row_nbytes + raw_bytes))
+
+
+def _batch_nbytes(batch: Batch) -> int:
+    return sum(t.nbytes for t in (batch.dense, batch.label, batch.sparse.values(), batch.sparse.lengths()))

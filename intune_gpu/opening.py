@@ -1,0 +1,131 @@
+"""From what a user names as data to a source: which format, which columns, which types."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from intune_gpu.core.errors import DataError, RecipeError
+from intune_gpu.core.source import Source
+from intune_gpu.recipe import Bucketize, Modulo, Recipe
+from intune_gpu.recipe.ready import CRITEO_COLUMNS, CRITEO_SPARSE
+from intune_gpu.sources import files, text
+from intune_gpu.sources.parquet import ParquetSource
+from intune_gpu.sources.text import TextSource
+from intune_gpu.sources.text_format import TextFormat, read_head
+
+FORMATS = ("auto", "parquet", "tsv", "csv")
+PARQUET_SUFFIXES = (".parquet", ".pq")
+
+_SHOWN_FIELDS = 10
+
+
+def open_source(
+    data: files.Paths, recipe: Recipe, *, format: str = "auto", columns: Sequence[str] | None = None
+) -> Source:
+    """Open files as a source of the columns that a recipe needs.
+
+    A text file has a header if its first row is `columns`, or names every column that the recipe needs. Without a
+    header it needs `columns`, unless it has 40 fields and the recipe reads Criteo's columns only.
+
+    Args:
+        data: file, directory, glob, URL, or a list of these; `.gz` and `.zst` text too.
+        recipe: what is to be computed.
+        format: `"parquet"`, `"tsv"`, `"csv"`, or `"auto"`: by the files' endings.
+        columns: names of all fields of headerless text, in order.
+
+    Raises:
+        DataError: there is no such file, or its format cannot be told.
+        RecipeError: the files lack a column, or a column has no type that fits its use.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format: expected one of {', '.join(FORMATS)}, found {format!r}")
+    suffixes = PARQUET_SUFFIXES if format == "parquet" else text.SUFFIXES
+    paths = files.expand(data, (*PARQUET_SUFFIXES, *text.SUFFIXES) if format == "auto" else suffixes)
+    kind = _format_of(paths) if format == "auto" else format
+    if kind == "parquet":
+        if columns is not None:
+            raise RecipeError("columns: expected None for Parquet files, which name their columns; take it out")
+        return ParquetSource(paths, needed=recipe.columns, types=recipe.types, label=recipe.label)
+    return _open_text(paths, kind, recipe, columns)
+
+
+def _format_of(paths: Sequence[str]) -> str:
+    found: dict[str, str] = {}
+    for path in paths:
+        name = path.lower().removesuffix(".gz").removesuffix(".zst")
+        ending = os.path.splitext(name)[1]
+        known = {".parquet": "parquet", ".pq": "parquet", ".tsv": "tsv", ".txt": "tsv", ".csv": "csv"}
+        if ending not in known:
+            raise DataError(
+                f"{path}: expected a name that ends in {', '.join(known)} (text also with .gz or .zst), "
+                'which tells the format; pass format="parquet", "tsv" or "csv"'
+            )
+        found.setdefault(known[ending], path)
+    if len(found) > 1:
+        raise DataError(
+            f"data: expected files of one format, found {' and '.join(found.values())}; pass the files of one format"
+        )
+    return next(iter(found))
+
+
+def _open_text(paths: Sequence[str], kind: str, recipe: Recipe, columns: Sequence[str] | None) -> TextSource:
+    delimiter, quoted = (",", True) if kind == "csv" else ("\t", False)
+    fields = read_head(paths[0], TextFormat(delimiter, False, quoted)).fields
+    header = fields == tuple(columns) if columns is not None else set(recipe.columns) <= set(fields)
+    is_criteo = set(recipe.columns) <= set(CRITEO_COLUMNS)
+    if columns is None and not header:
+        if not is_criteo or len(fields) != len(CRITEO_COLUMNS):
+            raise RecipeError(_no_names(paths[0], fields, recipe))
+        columns = CRITEO_COLUMNS
+    names = fields if header else tuple(columns or ())
+    return TextSource(
+        paths,
+        text_format=TextFormat(delimiter, header, quoted),
+        needed=recipe.columns,
+        types=text_types(recipe, criteo=is_criteo and set(CRITEO_COLUMNS) <= set(names)),
+        columns=None if header else columns,
+        label=recipe.label,
+    )
+
+
+def _no_names(path: str, fields: Sequence[str], recipe: Recipe) -> str:
+    lacking = ", ".join(name for name in recipe.columns if name not in fields)
+    shown = ", ".join(repr(field) for field in fields[:_SHOWN_FIELDS]) + (
+        ", ..." if len(fields) > _SHOWN_FIELDS else ""
+    )
+    return (
+        f"{path}: expected a header with the columns {lacking}, or Criteo's 40 fields, found a first row of "
+        f"{len(fields)} fields, {shown}; name all fields in order with columns=[...], or correct delimiter or recipe"
+    )
+
+
+def text_types(recipe: Recipe, *, criteo: bool = False) -> dict[str, str]:
+    """Return the type that each needed column of a text file is read as.
+
+    Declared types come first. Else a number (label, dense, `Bucketize`) is float64, the operand of a `Modulo` int64, an
+    id a string; in Criteo's files numbers are int64 and ids hex32.
+
+    Raises:
+        RecipeError: a column is used as a number and as an id, and its type is not declared.
+    """
+    numbers = {recipe.label, *(feature.column for feature in recipe.dense_features)}
+    integers: set[str] = set()
+    ids: set[str] = set()
+    for feature in recipe.sparse_features:
+        uses = numbers if isinstance(feature.last, Bucketize) else integers if isinstance(feature.last, Modulo) else ids
+        uses.update(feature.columns)
+    types: dict[str, str] = {}
+    for name in recipe.columns:
+        if name in recipe.types:
+            types[name] = recipe.types[name]
+        elif criteo:
+            types[name] = "hex32" if name in CRITEO_SPARSE else "int64"
+        elif name in numbers and name in ids:
+            raise RecipeError(
+                f'column "{name}": expected one use, found it as a number and as an id that is hashed; '
+                f'declare what it is with types={{"{name}": "int64"}}'
+            )
+        else:
+            types[name] = "int64" if name in integers else "float64" if name in numbers else "string"
+    return types

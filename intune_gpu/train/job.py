@@ -1,0 +1,174 @@
+"""One training run, from flags to `metrics.json`."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+from intune_gpu.core.errors import IntuneError, ResumeError
+from intune_gpu.core.source import Source
+from intune_gpu.loader import Loader
+from intune_gpu.recipe import Recipe
+from intune_gpu.sources.synthetic import write_click_logs
+from intune_gpu.train import checkpoint, weights
+from intune_gpu.train.checkpoint import Saved
+from intune_gpu.train.config import Config, UsageError
+from intune_gpu.train.data import SYNTHETIC_ROWS, SYNTHETIC_SEED, load_recipe, open_data, synthetic_folder
+from intune_gpu.train.loop import Job, Trainer
+from intune_gpu.train.meter import Meter
+from intune_gpu.train.metrics import Origin, collect
+from intune_gpu.train.model import build
+from intune_gpu.train.place import Place, joined
+from intune_gpu.train.progress import Screen
+from intune_gpu.train.scalars import Scalars
+from intune_gpu.train.stop import stop_on_signals
+from intune_gpu.train.summary import how_to_resume, summary
+
+
+def run(config: Config, resumed: Path | None) -> int:
+    """Train as asked, and write what came of it.
+
+    Args:
+        config: what was asked for.
+        resumed: the checkpoint to go on from, or None.
+
+    Returns:
+        0; or 128 and the number of the signal that stopped it.
+
+    Raises:
+        IntuneError: something that the user can set right.
+    """
+    recipe = load_recipe(config.data)
+    with ExitStack() as stack:
+        place = stack.enter_context(joined(config.training.device))
+        screen = stack.enter_context(Screen(silent=not place.leads))
+        config = _with_folders(config, resumed, place, screen)
+        run_dir = Path(config.keeping.run_dir or "")
+        if not config.data.data:
+            _make_synthetic(place, screen)
+        data = open_data(config.data, recipe, config.training.seed)
+        stack.callback(data.close)
+        origin = Origin(data.auc_ceiling, resumed, perf_counter())
+        loader = stack.enter_context(_loader(data.train, recipe, config, place, run_dir))
+        held_out = None
+        if data.held_out is not None:
+            test_config = replace(config, data=replace(config.data, shuffle=False))
+            held_out = stack.enter_context(_loader(data.held_out, recipe, test_config, place, run_dir / "held-out"))
+        model = build(recipe, config.model, config.training.seed, place)
+        meter = Meter()
+        if resumed is not None:
+            saved = _checked(resumed, recipe, config)
+            loader.load_state_dict(saved.loader)
+            weights.load(model, resumed, saved.tensor_files)
+            rows = saved.rows if place.leads else 0  # of all ranks: counted once
+            meter = Meter(saved.step, saved.epoch, rows, saved.loss_first, saved.bad_rows)
+        scalars = stack.enter_context(Scalars(run_dir if place.leads else None))
+        stop = stack.enter_context(stop_on_signals(silent=not place.leads))
+        job = Job(config, recipe, place, model, loader, held_out, _checkpoints(config), screen, scalars, stop)
+        screen.say(_heading(job, resumed, meter.step))
+        trainer = Trainer(job, meter)
+        trainer.run()
+        screen.end_line()
+        metrics = collect(trainer, origin)
+        if place.leads:
+            metrics.write(run_dir / "metrics.json")
+            screen.say(summary(metrics, run_dir))
+        if trainer.stopped_by:
+            screen.say(how_to_resume(trainer.saved))
+            return 128 + trainer.stopped_by
+        return 0
+
+
+def _with_folders(config: Config, resumed: Path | None, place: Place, screen: Screen) -> Config:
+    """Make the run's folder, and move checkpoints of another run out of the way."""
+    name = config.keeping.run_dir
+    if name is None:
+        at = int(time.time())
+        while place.world_size == 1 and Path(_dated(at)).exists():
+            at += 1
+        name = _dated(place.any(at if place.leads else 0))
+    config = replace(config, keeping=replace(config.keeping, run_dir=name, resume=None))
+    if place.leads:
+        try:
+            Path(name).mkdir(parents=True, exist_ok=True)
+            moved = None if resumed is not None else checkpoint.set_aside(_checkpoints(config))
+        except OSError as error:
+            raise UsageError(f"--run-dir {name}: expected a folder to write in, found {error}; name another") from error
+        if moved is not None:
+            screen.say(f"note: checkpoints of an earlier run are now in {moved}; --resume latest would have gone on")
+    return config
+
+
+def _dated(at_s: int) -> str:
+    return time.strftime("runs/%Y%m%d-%H%M%S", time.localtime(at_s))
+
+
+def _checkpoints(config: Config) -> Path:
+    return Path(config.keeping.checkpoint_dir or f"{config.keeping.run_dir}/checkpoints")
+
+
+def _make_synthetic(place: Place, screen: Screen) -> None:
+    """Make the synthetic rows, if they are not there yet; one rank does it, all wait."""
+    folder = synthetic_folder()
+    if place.leads and not folder.is_dir():
+        screen.say(f"making {SYNTHETIC_ROWS:,} synthetic rows in {folder}, once")
+        began = perf_counter()
+        write_click_logs(folder, SYNTHETIC_ROWS, seed=SYNTHETIC_SEED)
+        screen.say(f"made them in {perf_counter() - began:.1f} s")
+    place.wait()
+
+
+def _loader(source: Source, recipe: Recipe, config: Config, place: Place, bad_rows: Path) -> Loader:
+    data, loading = config.data, config.loading
+    mib = loading.prefetch_mib
+    try:
+        return Loader(
+            source,
+            recipe,
+            batch_size=data.batch_size,
+            shuffle=data.shuffle,
+            seed=config.training.seed,
+            rank=place.rank,
+            world_size=place.world_size,
+            readers=loading.readers,
+            transformers=loading.transformers,
+            prefetch_bytes=None if mib is None else mib << 20,
+            on_bad_row=data.on_bad_row,
+            max_bad_fraction=data.max_bad_fraction,
+            quarantine_dir=bad_rows,
+        )
+    except IntuneError:
+        raise
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _checked(folder: Path, recipe: Recipe, config: Config) -> Saved:
+    """Read a checkpoint, and refuse one of another recipe."""
+    saved = checkpoint.read(folder)
+    if saved.recipe != recipe.digest:
+        raise ResumeError(
+            f"checkpoint {folder}: expected one of the recipe {config.data.recipe}, found one of another recipe; "
+            "give the recipe of that run with --recipe, or start anew without --resume"
+        )
+    return saved
+
+
+def _heading(job: Job, resumed: Path | None, step: int) -> str:
+    config, loader = job.config, job.loader
+    ranks = "" if job.place.world_size == 1 else f", {job.place.world_size} ranks"
+    held_out = 0 if job.held_out is None else job.held_out.source.rows
+    lines = [
+        f"DLRM of {len(job.recipe.dense_names)} dense and {len(job.recipe.sparse_names)} sparse features, "
+        f"{sum(job.recipe.num_embeddings.values()):,} embeddings of {config.model.embedding_dim}, "
+        f"on {job.place.device_name}{ranks}, {job.pipeline_name}",
+        f"{loader.source.rows:,} rows to train on, {held_out:,} held out; {len(loader):,} batches an epoch; "
+        f"readers {loader.plan.readers}, transformers {loader.plan.transformers}; "
+        f"writing to {config.keeping.run_dir}",
+    ]
+    if resumed is not None:
+        lines.append(f"going on from {resumed}, behind step {step:,}")
+    return "\n".join(lines)

@@ -1,0 +1,260 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
+
+from intune_gpu.core.cursor import Cursor
+from intune_gpu.core.errors import IntuneError
+from intune_gpu.loader import Loader
+from intune_gpu.recipe import Recipe
+from intune_gpu.train import checkpoint, weights
+from intune_gpu.train.config import Config
+from intune_gpu.train.evaluate import Evaluation, evaluate
+from intune_gpu.train.feed import Feed, Taken
+from intune_gpu.train.meter import Meter
+from intune_gpu.train.metrics import versions
+from intune_gpu.train.model import Model
+from intune_gpu.train.place import Place
+from intune_gpu.train.progress import Screen, Snapshot
+from intune_gpu.train.scalars import Scalars
+from intune_gpu.train.stop import StopRequest
+
+SCALARS_A_RUN = 1000
+
+
+class DivergedError(IntuneError):
+    """The loss is not a number any more."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that training needs.
+
+    Attributes:
+        config: what was asked for.
+        recipe: names the features.
+        place: the device and the ranks.
+        model: what is trained.
+        loader: of the training rows.
+        held_out: of the rows to evaluate on, or None.
+        checkpoints: the folder to save in.
+        screen: what the user sees.
+        scalars: TensorBoard's.
+        stop: what signals ask for.
+    """
+
+    config: Config
+    recipe: Recipe
+    place: Place
+    model: Model
+    loader: Loader
+    held_out: Loader | None
+    checkpoints: Path
+    screen: Screen
+    scalars: Scalars
+    stop: StopRequest
+
+    @property
+    def sparse_dist(self) -> bool:
+        """Whether TorchRec's `TrainPipelineSparseDist` is used, else `TrainPipelineBase`."""
+        asked = self.config.training.pipeline
+        overlaps = self.place.world_size > 1 or self.place.device.type == "cuda"
+        return asked == "sparse-dist" or (asked == "auto" and overlaps)
+
+    @property
+    def pipeline_name(self) -> str:
+        """TorchRec's name of the train pipeline."""
+        return "TrainPipelineSparseDist" if self.sparse_dist else "TrainPipelineBase"
+
+
+class Trainer:
+    """Trains what is left of a job, and knows how far it is.
+
+    Args:
+        job: what to train.
+        meter: what was trained before, where training is resumed.
+
+    Attributes:
+        meter: counts rows, steps, times and losses.
+        evaluation: the last one.
+        saved: the last checkpoint.
+        stopped_by: the signal that ended training, or 0.
+        first_batch_s: when the first batch came, a `perf_counter`.
+        first_step_s: when the first step was over.
+    """
+
+    def __init__(self, job: Job, meter: Meter) -> None:
+        self.job = job
+        self.meter = meter
+        self.evaluation: Evaluation | None = None
+        self.saved: Path | None = None
+        self.stopped_by = 0
+        self.first_batch_s: float | None = None
+        self.first_step_s: float | None = None
+        self._saved_step = -1
+        self._cursor: Cursor | None = None
+        kind = TrainPipelineSparseDist if job.sparse_dist else TrainPipelineBase
+        self._pipeline = kind(job.model.module, job.model.optimizer, job.place.device)
+        steps = job.config.training.max_steps or job.config.training.epochs * len(job.loader)
+        self._scalars_every = max(1, steps // SCALARS_A_RUN)
+
+    def run(self) -> None:
+        """Train until the epochs or the steps that were asked for are over, or a signal came; save, and evaluate.
+
+        Raises:
+            IntuneError: the data or the disk failed, or the loss is not a number.
+        """
+        for feed in self._feeds():
+            self.job.model.module.train()
+            for taken, loss in self._steps(feed):
+                self.meter.note(taken, loss, feed.wait_s)
+                self._report()
+                self.stopped_by = self.job.place.any(self.job.stop.signal)
+                every = self.job.config.keeping.checkpoint_every
+                if self.stopped_by or (every and self.meter.step % every == 0):
+                    self.save()
+                if self.stopped_by or self._enough_steps:
+                    break
+            self._free_model()
+            if self.stopped_by:
+                return
+            if self._enough_steps or self.meter.epoch + 1 == self.job.config.training.epochs:
+                self.save()
+            self._evaluate()
+            if self.stopped_by:
+                self.save()
+                return
+        if self.evaluation is None:  # nothing was left to train
+            self._evaluate()
+
+    def save(self) -> None:
+        """Save a checkpoint behind the last trained batch, unless there is one; all ranks do it together."""
+        job, meter = self.job, self.meter
+        if meter.step == self._saved_step or self._cursor is None:
+            return
+        self._check_loss()
+        if job.place.leads:
+            checkpoint.begin(job.checkpoints, meter.step)
+        job.place.wait()
+        weights.write(job.model, checkpoint.partial_folder(job.checkpoints, meter.step), job.place)
+        job.place.wait()
+        rows = job.place.sum(meter.rows)
+        if job.place.leads:
+            saved = checkpoint.Saved(
+                step=meter.step,
+                epoch=meter.epoch,
+                rows=rows,
+                loss_first=meter.loss_first or 0.0,
+                bad_rows=meter.bad_rows,
+                loader=job.loader.state_dict(cursor=self._cursor),
+                config=job.config.to_json(),
+                recipe=job.recipe.digest,
+                tensor_files=[weights.file_name(rank) for rank in range(job.place.world_size)],
+                versions=versions(),
+                saved_at_ns=checkpoint.now_ns(),
+            )
+            self.saved = checkpoint.finish(job.checkpoints, saved)
+        job.place.wait()
+        self._saved_step = meter.step
+
+    def _feeds(self) -> Iterator[Feed]:
+        """Give each epoch that is left."""
+        pin = self.job.place.device.type == "cuda"
+        while not self._enough_steps:
+            feed = Feed(iter(self.job.loader), self.job.recipe, pin=pin)
+            if feed.epoch is None or feed.epoch >= self.job.config.training.epochs:
+                return
+            self.first_batch_s = self.first_batch_s or perf_counter()
+            self.meter.begin_epoch(feed.epoch, feed.wait_s)
+            yield feed
+
+    def _steps(self, feed: Feed) -> Iterator[tuple[Taken, torch.Tensor]]:
+        """Train one epoch, batch by batch."""
+        while True:
+            began = perf_counter()
+            try:
+                loss, _, _ = self._pipeline.progress(feed)
+            except StopIteration:
+                return
+            taken = feed.trained()
+            self._cursor = taken.cursor
+            now = perf_counter()
+            self.meter.train_s += now - began
+            self.first_step_s = self.first_step_s or now
+            yield taken, loss
+
+    @property
+    def _enough_steps(self) -> bool:
+        most = self.job.config.training.max_steps
+        return most is not None and self.meter.step >= most
+
+    def _free_model(self) -> None:
+        """Take the model out of the pipeline, so that it can be called directly."""
+        if isinstance(self._pipeline, TrainPipelineSparseDist):
+            self._pipeline.detach()
+        else:
+            self._pipeline.reset()
+
+    def _evaluate(self) -> None:
+        job = self.job
+        if job.held_out is None:
+            return
+        job.screen.end_line()
+        self.evaluation = evaluate(job.model, job.held_out, job.recipe, job.place, job.stop)
+        if self.evaluation is None:
+            self.stopped_by = job.place.any(job.stop.signal)
+            return
+        auc, loss = self.evaluation.auc, self.evaluation.loss
+        shown = "none" if auc is None else f"{auc:.4f}"
+        job.screen.say(
+            f"step {self.meter.step}: AUC {shown}, loss {loss:.4f} on {self.evaluation.rows:,} held-out rows"
+        )
+        job.scalars.add(self.meter.step, {"eval/auc": auc, "eval/loss": loss})
+
+    def _report(self) -> None:
+        meter, job = self.meter, self.job
+        if meter.step % self._scalars_every == 0:
+            self._check_loss()
+            values = {
+                "train/loss": meter.loss(),
+                "train/rows_per_s": meter.rows_per_s() * job.place.world_size,
+                "train/wait_pct": meter.wait_pct,
+            }
+            job.scalars.add(meter.step, values)
+        if job.screen.due:
+            self._check_loss()
+            job.screen.show(self._snapshot())
+
+    def _snapshot(self) -> Snapshot:
+        meter, job, training = self.meter, self.job, self.job.config.training
+        assert self._cursor is not None
+        of_epoch = job.loader.source.rows // job.place.world_size
+        done, total = meter.epoch * of_epoch + self._cursor.rows_done, training.epochs * of_epoch
+        if training.max_steps is not None:
+            left_steps = training.max_steps - meter.step
+            total = min(total, done + left_steps * job.config.data.batch_size)
+        rows_per_s = meter.recent_rows_per_s()
+        return Snapshot(
+            epoch=meter.epoch + 1,
+            epochs=training.epochs,
+            rows=done,
+            total_rows=total,
+            rows_per_s=rows_per_s * job.place.world_size,
+            loss=meter.loss(),
+            wait_pct=meter.wait_pct,
+            eta_s=(total - done) / max(rows_per_s, 1e-9),
+        )
+
+    def _check_loss(self) -> None:
+        if not self.meter.finite:
+            raise DivergedError(
+                f"loss: expected a number, found {self.meter.loss()} at step {self.meter.step}; lower --lr "
+                f"(it is {self.job.config.model.lr:g}) and resume from the last checkpoint, or start anew"
+            )

@@ -1,0 +1,191 @@
+"""The DLRM: TorchRec's model over fbgemm's fused tables, sharded, with its optimizers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from torch import nn
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.sharding_plan import construct_module_sharding_plan, table_wise
+from torchrec.distributed.types import ShardingEnv, ShardingPlan
+from torchrec.models.dlrm import DLRM
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+from intune_gpu.core.errors import RecipeError
+from intune_gpu.engine.batch import Batch
+from intune_gpu.recipe import Recipe
+from intune_gpu.train.config import ModelConfig
+from intune_gpu.train.place import Place
+
+# First weights of the tables, uniform within this. TorchRec's own 1/sqrt(rows) starts so near to zero that products of
+# embeddings, which is how a DLRM sees pairs of ids, hardly get going; far wider ones drown ids that are rarely seen.
+INIT_RANGE = 0.05
+EPS = 1e-8
+
+Answer = tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+
+_TABLE_OPTIMIZERS = {"adagrad": EmbOptimType.EXACT_ADAGRAD, "rowwise-adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is trained.
+
+    Attributes:
+        module: the sharded model; a batch in, loss and (loss, logits, labels) out.
+        optimizer: steps the tables (fused into the backward pass) and the MLPs.
+        table_optimizer: the part of it that holds the tables' state.
+        mlp_optimizer: the other part.
+    """
+
+    module: DistributedModelParallel
+    optimizer: CombinedOptimizer
+    table_optimizer: Any
+    mlp_optimizer: KeyedOptimizerWrapper
+
+
+class ClickModel(nn.Module):
+    """A DLRM, its loss, and dense features on a common scale.
+
+    Args:
+        dlrm: takes (B, max(D, 1)) float32 and the ids.
+        dense: D, the number of dense features; with none, the DLRM gets a constant one instead.
+    """
+
+    def __init__(self, dlrm: DLRM, dense: int) -> None:
+        super().__init__()
+        self.dense = dense
+        self.standardize = Standardize(dense)
+        self.dlrm = dlrm
+
+    def forward(self, batch: Batch) -> Answer:
+        """Return the loss and, detached, (loss, logits, labels). A row without a label (NaN) counts nothing."""
+        dense = self.standardize(batch.dense) if self.dense else torch.ones_like(batch.label).unsqueeze(-1)
+        logits = self.dlrm(dense, batch.sparse).squeeze(-1)
+        known = batch.label == batch.label
+        label = torch.where(known, batch.label, 0.0)
+        each = nn.functional.binary_cross_entropy_with_logits(logits, label, reduction="none")
+        loss = torch.where(known, each, 0.0).sum() / known.sum().clamp(min=1)
+        return loss, (loss.detach(), logits.detach(), batch.label)
+
+
+class Standardize(nn.Module):
+    """Bring each dense feature to mean 0 and deviation 1, by all rows trained so far (Chan et al. 1979).
+
+    So a year or an income needs no `Scale` in the recipe. A batch counts before it is used, in evaluation none does.
+
+    Args:
+        dense: D, the number of features.
+    """
+
+    rows: torch.Tensor
+    mean: torch.Tensor
+    spread: torch.Tensor
+
+    def __init__(self, dense: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(dense, dtype=torch.float64))
+        self.register_buffer("spread", torch.zeros(dense, dtype=torch.float64))
+
+    def forward(self, dense: torch.Tensor) -> torch.Tensor:
+        """Return B x D float32."""
+        if self.training:
+            self._add(dense.detach().double())
+        deviation = (self.spread / self.rows.clamp(min=1)).sqrt()
+        scale = torch.where(deviation > 0, 1 / deviation, 1.0)
+        return (dense - self.mean.float()) * scale.float()
+
+    def _add(self, dense: torch.Tensor) -> None:
+        rows = dense.shape[0]
+        mean = dense.mean(dim=0)
+        both, away = self.rows + rows, mean - self.mean
+        self.spread += ((dense - mean) ** 2).sum(dim=0) + away**2 * (self.rows * rows / both)
+        self.mean += away * (rows / both)
+        self.rows.copy_(both)
+
+
+def build(recipe: Recipe, config: ModelConfig, seed: int, place: Place) -> Model:
+    """Make the model of a recipe, with the same first weights for the same seed and number of ranks.
+
+    Args:
+        recipe: names the features and the rows of their tables.
+        config: sizes and learning rate.
+        seed: of the first weights.
+        place: the device and the ranks that share the tables; every rank calls this.
+
+    Raises:
+        RecipeError: there is no sparse feature.
+    """
+    if not recipe.num_embeddings:
+        raise RecipeError(
+            "recipe: expected at least one sparse feature for a DLRM, found dense ones only; "
+            "add one under sparse, such as a number in buckets with Bucketize(borders)"
+        )
+    torch.manual_seed(seed)
+    module = ClickModel(_dlrm(recipe, config), len(recipe.dense_names))
+    fused = {"optimizer": _TABLE_OPTIMIZERS[config.table_optimizer], "learning_rate": config.lr, "eps": EPS}
+    sharder = EmbeddingBagCollectionSharder(fused_params=fused)
+    model = DistributedModelParallel(
+        module,
+        env=ShardingEnv.from_process_group(dist.GroupMember.WORLD),
+        device=place.device,
+        plan=_plan(module, recipe, sharder, place),
+        sharders=[sharder],
+        init_data_parallel=place.world_size > 1,  # one rank has nobody to agree with on gradients
+    )
+    mlps = dict(in_backward_optimizer_filter(model.named_parameters()))
+    mlp_optimizer = KeyedOptimizerWrapper(mlps, lambda p: torch.optim.Adagrad(p, lr=config.lr, eps=EPS))
+    optimizer = CombinedOptimizer([model.fused_optimizer, mlp_optimizer])
+    return Model(model, optimizer, model.fused_optimizer, mlp_optimizer)
+
+
+def _dlrm(recipe: Recipe, config: ModelConfig) -> DLRM:
+    tables = [
+        EmbeddingBagConfig(
+            name=name,
+            embedding_dim=config.embedding_dim,
+            num_embeddings=rows,
+            feature_names=[name],
+            pooling=PoolingType.MEAN,  # a list of twenty weighs no more than a list of one
+            init_fn=_init_table,
+        )
+        for name, rows in recipe.num_embeddings.items()
+    ]
+    return DLRM(
+        EmbeddingBagCollection(tables, device=torch.device("meta")),
+        dense_in_features=max(1, len(recipe.dense_names)),
+        dense_arch_layer_sizes=[*config.bottom_mlp, config.embedding_dim],
+        over_arch_layer_sizes=[*config.top_mlp, 1],
+    )
+
+
+def _init_table(weights: torch.Tensor) -> torch.Tensor:
+    return nn.init.uniform_(weights, -INIT_RANGE, INIT_RANGE)
+
+
+def _plan(module: ClickModel, recipe: Recipe, sharder: EmbeddingBagCollectionSharder, place: Place) -> ShardingPlan:
+    """Put each table, the largest first, whole on the rank that has the fewest rows so far."""
+    load = [0] * place.world_size
+    ranks: dict[str, int] = {}
+    for name, rows in sorted(recipe.num_embeddings.items(), key=lambda item: -item[1]):
+        ranks[name] = load.index(min(load))
+        load[ranks[name]] += rows
+    path = "dlrm.sparse_arch.embedding_bag_collection"
+    plan = construct_module_sharding_plan(
+        module.get_submodule(path),
+        {name: table_wise(rank=ranks[name], compute_kernel="fused") for name in recipe.num_embeddings},
+        sharder=sharder,
+        local_size=place.local_world_size,
+        world_size=place.world_size,
+        device_type=place.device.type,
+    )
+    return ShardingPlan({path: plan})

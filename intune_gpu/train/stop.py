@@ -1,0 +1,52 @@
+"""Ctrl-C and SIGTERM: the first asks for a stop behind the running step, a second Ctrl-C quits at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+from types import FrameType
+
+# torchrun passes a Ctrl-C on to ranks that the terminal has already told: within this time both are one.
+SAME_KEY_S = 0.5
+
+
+class StopRequest:
+    """Whether a signal asked for a stop.
+
+    Args:
+        silent: whether to say nothing of it.
+
+    Attributes:
+        signal: its number, or 0.
+    """
+
+    def __init__(self, *, silent: bool = False) -> None:
+        self.signal = 0
+        self._silent = silent
+        self._at_s = 0.0
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Note the first signal; end the process at a second Ctrl-C."""
+        if self.signal and number == signal.SIGINT and monotonic() - self._at_s > SAME_KEY_S:
+            os.write(2, b"\x1b[?25h\nstopped at once; nothing was saved\n")  # first the cursor, which rich hides
+            os._exit(128 + number)
+        if not self.signal:
+            self.signal, self._at_s = number, monotonic()
+            if self._silent:
+                return
+            os.write(2, b"\nstopping behind this step, with a checkpoint; Ctrl-C again quits at once\n")
+
+
+@contextmanager
+def stop_on_signals(*, silent: bool = False) -> Iterator[StopRequest]:
+    """Take Ctrl-C and SIGTERM over for as long as training runs."""
+    request = StopRequest(silent=silent)
+    before = {number: signal.signal(number, request.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
