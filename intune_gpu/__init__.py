@@ -52,7 +52,7 @@ _HOME = {
 
 _EXTRAS = {"torch": "train,cpu", "torchrec": "train,cpu", "fbgemm_gpu": "cpu"}
 
-__all__ = [*_HOME, "recipes"]  # noqa: PLE0604 - a dict's keys are strings
+__all__ = [*_HOME, "recipes"]
 
 
 def __getattr__(name: str) -> Any:
@@ -69,7 +69,7 @@ def __getattr__(name: str) -> Any:
 
         raise MissingPackageError(
             f"intune_gpu.{name}: needs the package {error.name}, which is not installed; "
-            f'pip install "intune_gpu[{_EXTRAS[error.name]}]", or run make train, which picks versions that fit together'
+            f'pip install "intune_gpu[{_EXTRAS[error.name]}]", or run make train, which picks versions that fit'
         ) from error
 
 

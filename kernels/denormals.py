@@ -21,8 +21,8 @@ _FLUSH_BITS = 0x8040 if _X86 else 1 << 24
 
 
 @intrinsic
-def _read_control(typingctx: Any) -> Any:  # noqa: ARG001
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+def _read_control(typingctx: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if not _X86:
             kind = ir.FunctionType(ir.IntType(64), [])
             return builder.asm(kind, "mrs $0, fpcr", "=r", [], True)
@@ -36,7 +36,7 @@ def _read_control(typingctx: Any) -> Any:  # noqa: ARG001
 
 
 @intrinsic
-def _write_control(typingctx: Any, value: Any) -> Any:  # noqa: ARG001
+def _write_control(typingctx: Any, value: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if not _X86:
             kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)])

@@ -151,7 +151,8 @@ def _load(name: str, source: str) -> Any:
             file.write(source)
         os.replace(temporary, path)
     spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # Numba imports it by name when it loads the compiled loop from disk
     spec.loader.exec_module(module)

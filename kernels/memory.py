@@ -25,18 +25,18 @@ _SEVEN = np.uint64(7)
 
 
 @intrinsic
-def pointer(typingctx: Any, address: Any) -> Any:  # noqa: ARG001
+def pointer(typingctx: Any, address: Any) -> Any:
     """Turn an address (int64 or uint64) into a void pointer, for `numba.carray`."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], cgutils.voidptr_t)
 
     return types.voidptr(address), codegen
 
 
 def _loader(bits: int, result: Any) -> Callable[..., Any]:
-    def typer(typingctx: Any, address: Any) -> Any:  # noqa: ARG001
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+    def typer(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             place = builder.inttoptr(args[0], ir.IntType(bits).as_pointer())
             word = builder.load(place)
             word.align = 1  # offsets of strings are odd; without this the compiler may assume they are not

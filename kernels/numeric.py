@@ -44,7 +44,7 @@ def fill_missing_rule(x: Any, missing: Any, value: Any) -> Any:
 
 
 @njit(nogil=True)
-def missing_flag_rule(x: Any, missing: Any) -> Any:  # noqa: ARG001
+def missing_flag_rule(x: Any, missing: Any) -> Any:
     """1 where `x` is missing, else 0."""
     return _ONE if missing else _ZERO
 
@@ -81,10 +81,9 @@ def log1p_rule(x: Any) -> Any:
     scaled = bits_float(np.int32(float_bits(x) - shifted))  # x * 2**-k, exact: where k != 0, x is a normal number
     m = scaled + fma(_QUARTER, four, _MINUS_ONE)
     m2 = mul(m, m)
-    m4 = mul(m2, m2)
-    low = fma(fma(_Q3, m, _Q2), m2, fma(_Q1, m, _Q0))
-    high = fma(fma(_Q7, m, _Q6), m2, fma(_Q5, m, _Q4))
-    p = fma(fma(high, m4, low), m2, m)
+    q = fma(fma(_Q7, m, _Q6), m2, fma(_Q5, m, _Q4))  # in pairs, then Horner in m**2
+    q = fma(fma(q, m2, fma(_Q3, m, _Q2)), m2, fma(_Q1, m, _Q0))
+    p = fma(q, m2, m)
     result = fma(mul(k, _2_TO_MINUS_23), _LN2, p)
     result = x if (x == _INF) | (x == _ZERO) else result
     bad = bits_float(_NAN_BITS)

@@ -41,24 +41,24 @@ def bits_float(bits: np.int32) -> np.float32:
 
 
 @intrinsic
-def _fma_cpu(typingctx: Any, x: Any, y: Any, z: Any) -> Any:  # noqa: ARG001
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+def _fma_cpu(typingctx: Any, x: Any, y: Any, z: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.fma(*args)
 
     return types.float32(types.float32, types.float32, types.float32), codegen
 
 
 @intrinsic
-def _mul_cpu(typingctx: Any, x: Any, y: Any) -> Any:  # noqa: ARG001
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+def _mul_cpu(typingctx: Any, x: Any, y: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.fmul(*args)  # no fast-math flag: LLVM may not contract it
 
     return types.float32(types.float32, types.float32), codegen
 
 
 def _cast(source: Any, target: Any, llvm_target: Any) -> Callable[..., Any]:
-    def typer(typingctx: Any, x: Any) -> Any:  # noqa: ARG001
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+    def typer(typingctx: Any, x: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             return builder.bitcast(args[0], llvm_target)
 
         return target(source), codegen

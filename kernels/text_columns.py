@@ -189,7 +189,8 @@ def read_block(
                 stop += 1
             some = columns[tile:stop]
             collect_words(base, entries, stride, some, quote, words_of[:, :size], lengths_of[:, :size])
-        words, lengths = words_of[c - tile, :size], lengths_of[c - tile, :size]
+        slot = c - tile if kind <= INT64 else 0
+        words, lengths = words_of[slot, :size], lengths_of[slot, :size]
         place = (base, entries + field * 4, stride, quote)
         if kind == HEX32:
             values = carray(pointer(columns[c, VALUES] + 4 * first), (size,), np.uint32)
@@ -197,14 +198,12 @@ def read_block(
         elif kind == INT64:
             numbers = carray(pointer(columns[c, VALUES] + 8 * first), (size,), np.int64)
             read_int64(words, lengths, numbers, faults, field, place)
+        elif kind == FLOAT64:
+            floats = carray(pointer(columns[c, VALUES] + 8 * first), (size,), np.float64)
+            pending += read_float64(lengths, floats, faults, field, place)
         else:
-            lengths = lengths_of[0, :size]
-            if kind == FLOAT64:
-                floats = carray(pointer(columns[c, VALUES] + 8 * first), (size,), np.float64)
-                pending += read_float64(lengths, floats, faults, field, place)
-            else:
-                offsets = carray(pointer(columns[c, VALUES] + 8 * first), (size + 1,), np.int64)
-                measure_strings(lengths, offsets, faults, field, place)
+            offsets = carray(pointer(columns[c, VALUES] + 8 * first), (size + 1,), np.int64)
+            measure_strings(lengths, offsets, faults, field, place)
         bits = carray(pointer(columns[c, BITS] + (first >> 3)), ((size + 7) >> 3,), np.uint8)
         missing[c] += pack_present(lengths, present, bits)
     return pending
@@ -223,28 +222,28 @@ def parse_rows_cpu(
 ) -> Any:
     """Read the columns of all rows; an empty field is missing. Return (rows found, how many floats are PENDING).
 
-    Columns of kind HEX32 and INT64 come first. Values have room for whole numbers of BLOCK rows, bits likewise. Strings
-    are only measured here: see `copy_strings_cpu`. There are -1 rows when there are more than `faults` has.
+    Columns of kind HEX32 and INT64 come first. Strings are only measured here: see `copy_strings_cpu`. There are -1 rows
+    when there are more than `faults` has.
     """
     width, rows = table.shape[1], len(faults)
-    entries, stride, flat = table.ctypes.data, 4 * width, table.reshape(-1)
+    stride, flat = 4 * width, table.reshape(-1)
     scratch = (
         np.empty((_TILE, BLOCK + 8), np.uint64),
         np.empty((_TILE, BLOCK + 8), np.int64),
         np.empty(BLOCK, np.uint8),
     )
     row, place, pending = 0, 0, 0
-    flat[0] = -1
     while place < size:
-        first = row
-        if first == rows:
+        if row == rows:
             return -1, pending
-        row, place = locate_rows(
-            text.ctypes.data, place, size, delimiter, quote, flat, width, faults, first, min(first + BLOCK, rows)
+        some = flat[row * width :]
+        found, place = locate_rows(
+            text.ctypes.data, place, size, delimiter, quote, some, width, faults[row : row + BLOCK]
         )
         pending += read_block(
-            text, entries + first * stride, stride, quote, columns, first, faults[first:row], missing, scratch
+            text, some.ctypes.data, stride, quote, columns, row, faults[row : row + found], missing, scratch
         )
+        row += found
     return row, pending
 
 

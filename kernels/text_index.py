@@ -168,24 +168,23 @@ def end_row(base: Any, place: Any, row: Any, filled: Any, table: Any, width: Any
 @njit(nogil=True)
 def locate_rows(
     base: Any,  # address of the text
-    start: Any,  # where row `row` begins
+    start: Any,  # where the first row begins, below `size`
     size: Any,
     delimiter: Any,  # byte
     quote: Any,  # byte, or 0 where quotes mean nothing
-    table: Any,  # flat int32: the entry of `row` before its first field is written
+    table: Any,  # ((rows + 1) * width + SLACK,) int32
     width: Any,  # fields a row + 1
-    faults: Any,  # (rows,) int32
-    row: Any,
-    stop: Any,  # row to stop before; above `row`
+    faults: Any,  # (rows,) int32: rows to find at most, at least one
 ) -> Any:
-    """Find the fields of rows; return (row, place) of the next row.
+    """Find the fields of rows; return (rows found, place behind them).
 
     Row r of the table, seen as (rows + 1, width), is the place before its first byte, then the place behind each field.
     So field f of row r is `text[table[r, f] + 1 : table[r, f + 1]]`, and the row itself
     `text[table[r, 0] + 1 : table[r + 1, 0]]`. A row of too many or too few fields gets empty ones.
     """
     state = np.array(QUOTE_STATE)
-    next_entry = row * width + 1
+    table[0] = start - 1
+    row, next_entry = 0, 1
     for at in range(start, size, 64):
         kept = first_bits(size - at)
         lines = match64(base + at, np.uint8(NEWLINE)) & kept
@@ -212,7 +211,7 @@ def locate_rows(
             place = at + lowest_bit(lines)
             end_row(base, place, row, next_entry, table, width, faults)
             row += 1
-            if row == stop:
+            if row == len(faults):
                 return row, place + 1
             next_entry = row * width + 1
             ends &= ~up_to

@@ -1,4 +1,4 @@
-"""What every way to iterate over batches promises; tests of `Loader`, and of whatever else gives batches, inherit it."""
+"""What every way to iterate over batches promises; the tests of `Loader` and of its kin inherit it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import random
@@ -186,7 +187,7 @@ def test_headerless_text_needs_columns(tmp_path: Path) -> None:
 
 def test_types_of_text() -> None:
     crossed = ig.Recipe("y", sparse={"x": [ig.Cross(["a", "b"], 10)], "b": [ig.Bucketize([1.0])]}, types={"a": "hex32"})
-    with pytest.raises(RecipeError, match='column "b": expected one use.*types={"b": "int64"}'):
+    with pytest.raises(RecipeError, match=r'column "b": expected one use.*types={"b": "int64"}'):
         text_types(crossed)
     assert text_types(ig.Recipe("y", sparse={"a": [ig.HashBucket(9)]}, types={"a": "int64"}))["a"] == "int64"
     undeclared = ig.Recipe("label", dense={"I1": [ig.FillMissing(0)]}, sparse={"C1": [ig.HashBucket(9)]})
@@ -293,7 +294,7 @@ def test_stats(parquet: Path) -> None:
 
 
 def test_a_closed_loader(parquet: Path) -> None:
-    loader = Loader(parquet, conformance.RECIPE)
+    loader = Loader(parquet, conformance.RECIPE, batch_size=64)
     batches = iter(loader)
     next(batches)
     loader.close()
@@ -323,9 +324,9 @@ def test_a_source_of_ones_own(parquet: Path) -> None:
 def test_epochs_of_one_rank_with_nothing(parquet: Path) -> None:
     with Loader(
         RowRange(open_source(parquet, conformance.RECIPE), 0, 2), conformance.RECIPE, rank=1, world_size=3
-    ) as l:
-        assert len(l) == 0
-        assert list(l) == []
+    ) as loader:
+        assert len(loader) == 0
+        assert list(loader) == []
 
 
 # --- states ----------------------------------------------------------------------------------------------------------
@@ -339,7 +340,7 @@ def test_a_state_names_what_differs(parquet: Path) -> None:
         assert loader.state_dict(cursor)["cursor"] == cursor.to_json()
         state = loader.state_dict(cursor)
     other = ig.Recipe("label", dense={"row": [ig.FillMissing(0.0)]})
-    with Loader(parquet, other, batch_size=64) as loader, pytest.raises(ResumeError, match="recipe|data"):
+    with Loader(parquet, other, batch_size=64) as loader, pytest.raises(ResumeError, match=r"recipe|data"):
         loader.load_state_dict(state)
     with Loader(parquet, conformance.RECIPE, batch_size=64) as loader:
         for wrong, words in (
@@ -463,21 +464,19 @@ def run_killed(path: Path, *args: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, cwd=path.parent)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     pq.write_table(conformance.table(), path, row_group_size=90)
     with Loader(path, conformance.RECIPE, batch_size=8, shuffle=True) as loader:
         want = all_bytes(loader)
-    import hashlib
-
     digests = [hashlib.sha256(repr([batch]).encode()).hexdigest() for batch in want]
-    process = run_killed(path)
-    assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(random.Random(SEED).randint(3, 60))]
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with run_killed(path) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(random.Random(SEED).randint(3, 60))]
+        process.send_signal(signal.SIGKILL)
     first = [json.loads(line) for line in lines]
-    process = run_killed(path, json.dumps(first[-1][1]))
-    out, _ = process.communicate(timeout=120)
+    with run_killed(path, json.dumps(first[-1][1])) as process:
+        out, _ = process.communicate(timeout=120)
     rest = [json.loads(line)[0] for line in out.splitlines()]
     assert [digest for digest, _ in first] + rest == digests

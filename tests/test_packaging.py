@@ -48,9 +48,10 @@ def run(*command: str | Path, **changes: str) -> subprocess.CompletedProcess[str
 
 def build(source: Path, target: str, folder: Path) -> Path:
     command = [sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", str(folder)]
-    subprocess.run(command, cwd=source, check=True, capture_output=True)
-    (built,) = folder.iterdir()
-    return built
+    built = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    (file,) = folder.iterdir()
+    return file
 
 
 @pytest.fixture(scope="module")

@@ -193,8 +193,8 @@ def main(level: str) -> None:
         if env.is_ready(level, key):
             return
         env.make(own)
-        print(f"intune_gpu: installing into {env.folder.name}, once: {stack}", flush=True)
-        if device == "cpu" and not index_url:
+        print(f"intune_gpu: installing into {env.folder.name}: {stack}", flush=True)
+        if device == "cpu" and not index_url and not env.state.get("levels"):
             print("intune_gpu: if torch comes with gigabytes of CUDA, see TORCH_INDEX in the README", flush=True)
         begin = time.monotonic()
         install(env, device, torch, level, index_url)

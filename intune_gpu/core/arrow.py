@@ -378,7 +378,9 @@ def _bad_labels(column: FlatColumn) -> list[BadValue]:
         missing = np.flatnonzero(bits[start:] == 0)
         bad += [BadValue(row, "expected a label, found none", b"") for row in missing.tolist()]
     if column.values.dtype.kind == "f":
-        wrong = np.setdiff1d(np.flatnonzero(~np.isfinite(column.values)), missing)
+        with np.errstate(over="ignore"):  # a label is float32 in the batch, where 1e300 is infinite
+            finite = np.isfinite(column.values.astype(np.float32))
+        wrong = np.setdiff1d(np.flatnonzero(~finite), missing)
         found = [(row, str(column.values[row])) for row in wrong.tolist()]
         bad += [BadValue(row, f"expected a finite label, found {text}", text.encode()) for row, text in found]
     return bad

@@ -50,7 +50,7 @@ class FlatColumn:
 
     Attributes:
         values: (elements,) of the physical dtype; for strings (bytes,) uint8.
-        validity: bitmap as Arrow's, one bit an element, least significant first, 1 = present; None where none is missing.
+        validity: bitmap as Arrow's, one bit an element, least significant first, 1 = present; None: none is missing.
         validity_offset: the bit that belongs to the first element.
         offsets: strings only, (elements + 1,) int64: element i is `values[offsets[i]:offsets[i + 1]]`.
         row_offsets: lists only, (rows + 1,) int64: row i holds the elements `row_offsets[i]` to `row_offsets[i + 1]`,

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -127,11 +128,15 @@ def _windows(starts: npt.NDArray[np.int64], window_rows: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The rows of one batch that lie in one window: places `start` to `stop`, counted from the window's first."""
+    """The rows of one batch that lie in one window; more than one span where the number of ranks has changed.
+
+    Attributes:
+        window: its number in the epoch.
+        spans: places, counted from the window's first.
+    """
 
     window: int
-    start: int
-    stop: int
+    spans: Segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,35 +187,28 @@ class Run:
     def cuts(self, batch: int) -> tuple[Cut, ...]:
         """Return where the rows of a batch stand."""
         rows = between(self.segments, batch * self.batch_size, self.rows_through(batch))
-        return tuple(Cut(window, start, stop) for window, start, stop in self._by_window(rows))
+        return tuple(Cut(window, spans) for window, spans in self._by_window(rows))
 
     def windows(self) -> Iterator[WindowUse]:
         """Yield the windows that hold rows of this run, in order."""
-        held: int | None = None
-        spans: list[tuple[int, int]] = []
         done = 0
-        for window, start, stop in self._by_window(between(self.segments, 0, self.rows)):
-            if held is not None and window != held:
-                yield WindowUse(held, self._touched(done, spans), tuple(spans))
-                done += total(tuple(spans))
-                spans = []
-            held = window
-            spans.append((start, stop))
-        if held is not None:
-            yield WindowUse(held, self._touched(done, spans), tuple(spans))
+        for window, spans in self._by_window(between(self.segments, 0, self.rows)):
+            first, done = done, done + total(spans)
+            yield WindowUse(window, (done - 1) // self.batch_size - first // self.batch_size + 1, spans)
 
-    def _touched(self, done: int, spans: Sequence[tuple[int, int]]) -> int:
-        last = done + total(tuple(spans)) - 1
-        return last // self.batch_size - done // self.batch_size + 1
+    def _by_window(self, segments: Segments) -> Iterator[tuple[int, Segments]]:
+        """Yield each window that the segments touch, once, with the spans in it."""
+        pieces = (piece for start, stop in segments for piece in self._pieces(start, stop))
+        for window, group in groupby(pieces, key=lambda piece: piece[0]):
+            yield window, tuple((start, stop) for _, start, stop in group)
 
-    def _by_window(self, segments: Segments) -> Iterator[tuple[int, int, int]]:
-        for start, stop in segments:
-            while start < stop:
-                window = self.order.window_at(start)
-                first, behind = self.order.span(window)
-                end = min(stop, behind)
-                yield window, start - first, end - first
-                start = end
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        while start < stop:
+            window = self.order.window_at(start)
+            first, behind = self.order.span(window)
+            end = min(stop, behind)
+            yield window, start - first, end - first
+            start = end
 
 
 def total(segments: Segments) -> int:

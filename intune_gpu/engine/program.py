@@ -16,6 +16,7 @@ from intune_gpu.engine.batch import Batch, KeyedJaggedTensor
 from intune_gpu.engine.buffers import ALIGNMENT, BufferPool
 from intune_gpu.engine.groups import HashGroup, ModuloGroup, NumericGroup, elements, id64_words, lower
 from intune_gpu.kernels import hashing
+from intune_gpu.kernels.denormals import denormals_kept
 from intune_gpu.recipe import Recipe
 from intune_gpu.recipe.features import SparseFeature
 from intune_gpu.recipe.ops import Bucketize, Cross, HashBucket, Modulo
@@ -44,10 +45,14 @@ class Program:
         if index_dtype not in INDEX_DTYPES:
             raise RecipeError(f'index_dtype: expected "int64" or "int32", found {index_dtype!r}')
         recipe.check(schema, index_dtype)
+        with denormals_kept():  # parameters become float32 here
+            self._compile(recipe, schema, index_dtype)
+        self._pool = pool if pool is not None else BufferPool()
+
+    def _compile(self, recipe: Recipe, schema: Schema, index_dtype: str) -> None:
         self.recipe = recipe
         self.columns = recipe.columns
         self._index_dtype = np.dtype(index_dtype)
-        self._pool = pool if pool is not None else BufferPool()
         self._keys = list(recipe.sparse_names)
         self._label = NumericGroup.build(schema[recipe.label].physical, [(0, recipe.label, ())])
         self._dense = self._numeric_groups(schema)
@@ -85,7 +90,9 @@ class Program:
             counts[i] = flat[i].rows
         total = int(counts.sum())
         if total > MAX_IDS:
-            raise ValueError(f"batch of {rows} rows: expected at most {MAX_IDS} ids, found {total}; use a smaller batch")
+            raise ValueError(
+                f"batch of {rows} rows: expected at most {MAX_IDS} ids, found {total}; use a smaller batch"
+            )
         dense, label, values, lengths_out = self._allocate(rows, total)
         lengths_out[:] = 1
         for i in flat:

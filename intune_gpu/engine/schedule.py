@@ -98,14 +98,15 @@ class Schedule:
 
     # --- reading ---
 
-    def start_read(self, prefetch_bytes: int, transformers: int, *, stuck: bool) -> Read | None:
+    def start_read(self, prefetch_bytes: int, transformers: int, starving: int | None) -> Read | None:
         """Return a chunk to read now, or None when nothing may start.
 
         Args:
             prefetch_bytes: the budget.
             transformers: threads that may each need room for a batch.
-            stuck: whether nothing moves any more, so that the first chunk may start at any price. It happens only
-                where chunks are bigger than their estimates, or after the budget was lowered.
+            starving: the batch that the consumer stands waiting for, if it does. Where that cannot come without
+                another read and none is running, the next chunk may start at any price: chunks can be bigger than their
+                estimates, and a budget can be lowered.
         """
         room = prefetch_bytes - self.in_flight_bytes - max(0, transformers - self.making) * self.batch_bytes
         held_back = set(self._busy_streams)
@@ -114,7 +115,7 @@ class Schedule:
             read = self._reads[index]
             room -= self._cost(read, counted)
             counted = read.window.number
-            if room < 0 and not (stuck and index == 0):
+            if room < 0 and not (index == 0 and self._is_needed(read, starving)):
                 return None
             stream = self._chunks[read.chunk].stream
             if stream is None or stream not in held_back:
@@ -202,6 +203,11 @@ class Schedule:
         """Let go of everything."""
         self._live.clear()
         self._reads.clear()
+
+    def _is_needed(self, read: Read, starving: int | None) -> bool:
+        if starving is None or self.reading:
+            return False
+        return read.window.number <= self.run.cuts(starving)[-1].window
 
     def _cost(self, read: Read, counted: int) -> int:
         window = read.window

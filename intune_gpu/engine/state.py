@@ -62,7 +62,6 @@ class RunState(Generic[T]):
             found work.
         may_transform: the same for transformers.
         window_ready: transformers in the middle of a batch wait here for its next window.
-        awaiting: how many do.
         finished: batches, and errors in the place of batches, that nobody has taken.
         wanted: number of the batch that the consumer gets next.
         hungry: whether the consumer stands waiting for it.
@@ -84,7 +83,6 @@ class RunState(Generic[T]):
         self.may_read = threading.Condition(self.lock)
         self.may_transform = threading.Condition(self.lock)
         self.window_ready = threading.Condition(self.lock)
-        self.awaiting = 0
         self.finished: dict[int, Delivery[T] | Exception] = {}
         self.wanted = 0
         self.hungry = False
@@ -92,10 +90,9 @@ class RunState(Generic[T]):
         self.stopping = False
 
     @property
-    def stuck(self) -> bool:
-        """Whether the consumer waits and nothing that was started will ever give it its batch."""
-        idle = self.schedule.reading == 0 and self.schedule.making == self.awaiting
-        return self.hungry and idle and self.wanted not in self.finished
+    def starving(self) -> int | None:
+        """The batch that the consumer stands waiting for, if it does."""
+        return self.wanted if self.hungry and self.wanted not in self.finished else None
 
     def deliver(self, number: int, outcome: Delivery[T] | Exception) -> None:
         """Lay a batch, or the error in its place, ready for the consumer."""

@@ -76,19 +76,19 @@ def _make(state: RunState[T], job: _Job) -> Delivery[T]:
     for cut in cuts:
         window, ordered = _await_window(state, cut.window, job)
         if cut is cuts[0]:
-            job.chunk, job.row = window.chunks[0], 0 if state.run.order.shuffled else cut.start
-        part = ordered.rows(cut.start, cut.stop)
-        here = ordered.bad_between(cut.start, cut.stop)
-        if here and first_bad is None:
+            job.chunk, job.row = window.chunks[0], 0 if state.run.order.shuffled else cut.spans[0][0]
+        here = [ordered.rows(start, stop) for start, stop in cut.spans]
+        missing = tuple(row for start, stop in cut.spans for row in ordered.bad_between(start, stop))
+        if missing and first_bad is None:
             first_bad = ordered.first_bad(window.spans)
-        bad += here
+        bad += missing
         if cut is not cuts[-1]:
-            part = joined([part])  # a copy: no window is held while waiting for the next one
+            here = [joined(here)]  # a copy: no window is held while waiting for the next one
             with state.lock:
                 state.schedule.release(cut.window)
                 state.bytes_changed()
             job.holds = None
-        parts.append(part)
+        parts += here
     value = state.transform.run(parts[0] if len(parts) == 1 else joined(parts))
     return Delivery(value, bad, first_bad, state.transform.nbytes(value))
 
@@ -96,15 +96,10 @@ def _make(state: RunState[T], job: _Job) -> Delivery[T]:
 def _await_window(state: RunState[Any], number: int, job: _Job) -> tuple[Window, OrderedWindow]:
     began = perf_counter()
     with state.lock:
-        state.awaiting += 1
-        try:
-            while (window := state.schedule.ready(number)) is None:
-                if state.stopping:
-                    raise StoppedError
-                state.may_read.notify()  # nothing else may move any more: the readers have to judge that anew
-                state.window_ready.wait()
-        finally:
-            state.awaiting -= 1
+        while (window := state.schedule.ready(number)) is None:
+            if state.stopping:
+                raise StoppedError
+            state.window_ready.wait()
     job.waited_s += since(began)
     job.holds = number
     if window.error is not None:

@@ -66,11 +66,6 @@ class SparseFeature:
             return self.last.num_buckets
         return self.last.n if isinstance(self.last, Modulo) else len(self.last.borders) + 1
 
-    @property
-    def fills(self) -> bool:
-        """Whether its numeric ops leave no missing value."""
-        return any(isinstance(op, FillMissing) for op in self.ops)
-
 
 def dense_feature(name: str, ops: Sequence[Op]) -> DenseFeature:
     """Read the chain of a dense feature.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -84,12 +85,17 @@ class Scale:
     def __post_init__(self) -> None:
         _check_float32(self, "mean")
         _check_float32(self, "std")
-        _check(np.float32(self.std) > 0, self, "std", "above 0 in float32", self.std)
+        above_zero = (
+            self.std > 2.0**-150
+        )  # half of the smallest float32; not compared in float32, which may flush to zero
+        _check(above_zero, self, "std", "above 0 in float32", self.std)
 
 
 @dataclass(frozen=True, slots=True)
 class Bucketize:
-    """Number of borders ≤ x: a number in a dense feature, an id in a sparse one. NaN: 0.
+    """Number of borders ≤ x: a number in a dense feature, an id in a sparse one.
+
+    A missing value passes through a dense feature, and is the id 0 in a sparse one.
 
     Args:
         borders: at least one, finite in float32, ascending.
@@ -98,7 +104,7 @@ class Bucketize:
     borders: Sequence[float]
 
     def __post_init__(self) -> None:
-        borders = self.borders
+        borders = self.borders.tolist() if isinstance(self.borders, np.ndarray) else self.borders
         _check(isinstance(borders, Sequence) and not isinstance(borders, str), self, "borders", "a list", borders)
         _check(len(borders) > 0, self, "borders", "at least one", borders)
         for border in borders:
@@ -128,7 +134,7 @@ class HashBucket:
     salt: str | None = None
 
     def __post_init__(self) -> None:
-        _check_buckets(self, self.num_buckets, self.reserved, self.salt)
+        _check_buckets(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +159,7 @@ class Cross:
         _check(good and all(isinstance(c, str) and c for c in columns), self, "columns", "a list of names", columns)
         object.__setattr__(self, "columns", tuple(columns))
         _check(len(self.columns) >= 2, self, "columns", "two or more", self.columns)
-        _check_buckets(self, self.num_buckets, self.reserved, self.salt)
+        _check_buckets(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +173,7 @@ class Modulo:
     n: int
 
     def __post_init__(self) -> None:
-        _check_int(self, "n", self.n, 1, MAX_MODULO)
+        _check_int(self, "n", 1, MAX_MODULO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +187,7 @@ class FirstK:
     k: int
 
     def __post_init__(self) -> None:
-        _check_int(self, "k", self.k, 1, 2**31 - 1)
+        _check_int(self, "k", 1, 2**31 - 1)
 
 
 Op = Column | FillMissing | Clip | Log1p | Scale | Bucketize | MissingFlag | HashBucket | Cross | Modulo | FirstK
@@ -196,9 +202,12 @@ def _check(good: bool, op: object, field: str, expected: str, found: Any) -> Non
         raise RecipeError(f"{type(op).__name__}({field}): expected {expected}, found {found!r}")
 
 
-def _check_int(op: object, field: str, value: Any, low: int, high: int) -> None:
-    good = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-    _check(good, op, field, f"a whole number from {low} to {high}", value)
+def _check_int(op: object, field: str, low: int, high: int) -> None:
+    """Check one whole number and keep it as an int, NumPy's own included."""
+    value = getattr(op, field)
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    _check(whole and low <= value <= high, op, field, f"a whole number from {low} to {high}", value)
+    object.__setattr__(op, field, int(value))
 
 
 def _check_float32(op: object, field: str) -> None:
@@ -208,12 +217,12 @@ def _check_float32(op: object, field: str) -> None:
 
 
 def _check_number(op: object, field: str, value: Any) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, Real) and not isinstance(value, bool)
     good = number and math.isfinite(value) and abs(value) <= float(np.finfo(np.float32).max)
     _check(good, op, field, "a number that is finite in float32", value)
 
 
-def _check_buckets(op: object, num_buckets: Any, reserved: Any, salt: Any) -> None:
-    _check_int(op, "num_buckets", num_buckets, 2, MAX_BUCKETS)
-    _check_int(op, "reserved", reserved, 1, num_buckets - 1)
-    _check(salt is None or isinstance(salt, str), op, "salt", "a text or None", salt)
+def _check_buckets(op: HashBucket | Cross) -> None:
+    _check_int(op, "num_buckets", 2, MAX_BUCKETS)
+    _check_int(op, "reserved", 1, op.num_buckets - 1)
+    _check(op.salt is None or isinstance(op.salt, str), op, "salt", "a text or None", op.salt)

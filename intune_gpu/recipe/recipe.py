@@ -166,7 +166,7 @@ class Recipe:
         kinds = [(name, self._column(where, name, schema)) for name in feature.columns]
         for name, kind in kinds:
             if isinstance(feature.last, Bucketize):
-                self._check_number(where, name, kind, feature.fills)
+                self._check_number(where, name, kind, fills=True)  # what is missing gets the id 0
             elif isinstance(feature.last, HashBucket | Cross) and kind.physical not in (*INTEGERS, STRING):
                 raise RecipeError(
                     f'{where}: expected ids (integers or strings) to hash, found "{name}" of {kind}; '

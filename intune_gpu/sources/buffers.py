@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 ALIGNMENT = 64
-_ROUND = 1 << 18
+_ROUND = 1 << 16
 
 
 class BufferPool:
@@ -32,7 +32,7 @@ class BufferPool:
             if nbytes <= len(memory) <= 2 * nbytes + _ROUND:
                 return np.asarray(_Lease(self, memory))
             self._free.append(memory)
-        size = -(-nbytes // _ROUND) * _ROUND
+        size = -(-max(nbytes, 1) // _ROUND) * _ROUND
         memory = np.empty(size + ALIGNMENT, np.uint8)
         start = -memory.ctypes.data % ALIGNMENT
         return np.asarray(_Lease(self, memory[start : start + size]))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -24,10 +25,12 @@ from intune_gpu.sources.synthetic_model import (
     CARDINALITIES,
     ID_FIELDS,
     INTEGER_FIELDS,
+    MAX_AUC_ROWS,
     Array,
     Columns,
     draw_columns,
     exact_aucs,
+    expected_auc,
     planted_model,
 )
 
@@ -37,6 +40,7 @@ SIDECAR = "synthetic.json"
 _MAX_SEED = 2**63 - 1
 # A dictionary of more ids than this costs much time for each row group, and is given up half-way.
 _MAX_DICTIONARY_IDS = 20_000
+_ROW_BYTES = 250  # of text, the largest format
 
 
 @dataclass(frozen=True)
@@ -129,19 +133,19 @@ def write_click_logs(
     """
     _check(rows, format, seed, {"files": files, "row_group_rows": row_group_rows, "threads": threads})
     target, files = Path(out), min(files, rows)
-    progress = _Progress(on_progress)
+    progress = _Progress(rows, on_progress)
     part = _parquet_part(hex_ids) if format == "parquet" else _tsv_part
     starts = [rows * k // files for k in range(files + 1)]
     with _new_folder(target, rows) as folder, ThreadPoolExecutor(threads, "synthetic") as pool:
         try:
-            jobs = []
+            aucs = None if rows <= MAX_AUC_ROWS else pool.submit(_sampled_aucs, seed, rows, progress)
+            jobs: list[Future[None]] = []
             for k in range(files):
                 chunks = _chunks(seed, starts[k], starts[k + 1], row_group_rows, progress)
                 jobs.append(pool.submit(part, folder / f"part-{k:05}.{format}", chunks))
-            aucs = pool.submit(_aucs, seed, rows)
-            for job in jobs:
+            for job in wait(jobs, return_when=FIRST_EXCEPTION).done:
                 job.result()
-            overall, dense_only, last_10_pct = aucs.result()
+            overall, dense_only, last_10_pct = aucs.result() if aucs else _whole_aucs(*progress.truth)
         except BaseException:
             progress.stopped = True
             pool.shutdown(wait=True, cancel_futures=True)
@@ -189,14 +193,22 @@ def read_info(path: str | os.PathLike[str]) -> SyntheticInfo:
 
 
 class _Progress:
-    """Counts what all threads wrote, tells the caller, and stops the threads when one of them failed."""
+    """Counts what all threads wrote, tells the caller, and stops the threads when one of them failed.
 
-    def __init__(self, on_progress: Callable[[int], None] | None) -> None:
+    `truth` keeps the true probability and the dense logit of each row, where their AUC needs no sampling.
+    """
+
+    def __init__(self, rows: int, on_progress: Callable[[int], None] | None) -> None:
         self.rows = 0
         self.positives = 0
         self.stopped = False
+        self.truth = np.empty((2, rows if rows <= MAX_AUC_ROWS else 0))
         self._on_progress = on_progress
         self._lock = threading.Lock()
+
+    def check(self) -> None:
+        if self.stopped:
+            raise CancelledError
 
     def add(self, rows: int, positives: int) -> None:
         with self._lock:
@@ -212,10 +224,13 @@ _Chunk = tuple[Array, Columns]  # labels (rows,) int32, and the fields
 def _chunks(seed: int, start: int, stop: int, chunk_rows: int, progress: _Progress) -> Iterator[_Chunk]:
     model = planted_model(seed)
     for first_row in range(start, stop, chunk_rows):
-        if progress.stopped:
-            return
+        progress.check()
         columns = draw_columns(seed, first_row, min(chunk_rows, stop - first_row))
-        labels = model.labels(first_row, model.probabilities(model.parts(columns)))
+        parts = model.parts(columns)
+        truth = model.probabilities(parts)
+        labels = model.labels(first_row, truth)
+        if progress.truth.size:
+            progress.truth[:, first_row : first_row + len(labels)] = truth, parts.dense
         yield labels, columns
         progress.add(len(labels), int(labels.sum()))
 
@@ -272,10 +287,14 @@ def _validity(missing: Array | None) -> pa.Buffer | None:
     return pa.py_buffer(np.packbits(~missing, bitorder="little"))
 
 
-def _aucs(seed: int, rows: int) -> tuple[float, float, float]:
-    ceiling, dense_only = exact_aucs(seed, 0, rows)
-    tail = max(1, rows // 10)
-    return ceiling, dense_only, exact_aucs(seed, rows - tail, tail)[0]
+def _sampled_aucs(seed: int, rows: int, progress: _Progress) -> tuple[float, float, float]:
+    ceiling, dense_only = exact_aucs(seed, 0, rows, progress.check)
+    return ceiling, dense_only, exact_aucs(seed, rows - rows // 10, rows // 10, progress.check)[0]
+
+
+def _whole_aucs(truth: Array, dense: Array) -> tuple[float, float, float]:
+    tail = truth[-max(1, len(truth) // 10) :]
+    return expected_auc(truth, truth), expected_auc(truth, dense), expected_auc(tail, tail)
 
 
 @contextmanager
@@ -289,7 +308,10 @@ def _new_folder(target: Path, rows: int) -> Iterator[Path]:
         yield partial
         partial.replace(target)
     except OSError as error:
-        raise DataError(f"{rows} rows of synthetic click logs cannot be written to {target}: {error}") from error
+        raise DataError(
+            f"{rows} rows of synthetic click logs cannot be written to {target}: {error}; "
+            f"give a folder that can be written to, with about {math.ceil(rows * _ROW_BYTES / 1e6)} MB free"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -15,7 +15,7 @@ from intune_gpu.sources.buffers import BufferPool
 from intune_gpu.sources.files import file_identity, is_url, read_into
 from intune_gpu.sources.text_decode import ChunkDecoder, Layout, Scratch, changed
 from intune_gpu.sources.text_format import TextFormat
-from intune_gpu.sources.text_index import CHUNK_BYTES, FileIndex, Piece, index_files
+from intune_gpu.sources.text_index import CHUNK_BYTES, FileIndex, index_files
 from intune_gpu.sources.text_stream import TextStream, codec_of
 
 SUFFIXES = tuple(kind + codec for kind in (".tsv", ".csv", ".txt") for codec in ("", ".gz", ".zst"))
@@ -68,20 +68,19 @@ class TextSource(Source):
                 )
         self._layout = _layout(names, needed, types, label, text_format)
         self.schema = {name: _column_type(types[name]) for name in needed}
-        self._places: list[tuple[FileIndex, Piece]] = [(i, piece) for i in self._indexes for piece in i.pieces]
-        self._streams = {
-            index.file: TextStream(index.file, index.pieces[-1].stop) for index in self._indexes if codec_of(index.file)
-        }
-        number = {index.file: i for i, index in enumerate(self._indexes)}
+        self._streams = [
+            TextStream(index.file, index.pieces[-1].stop) if codec_of(index.file) else None for index in self._indexes
+        ]
+        self._places = [(number, piece) for number, index in enumerate(self._indexes) for piece in index.pieces]
         self.chunks = [
             ChunkInfo(
-                file=index.file,
+                file=self._indexes[number].file,
                 first_row=piece.first_row,
                 rows=piece.rows,
                 nbytes=self._layout.nbytes(piece.rows, piece.stop - piece.start),
-                stream=number[index.file] if index.file in self._streams else None,
+                stream=None if self._streams[number] is None else number,
             )
-            for index, piece in self._places
+            for number, piece in self._places
         ]
         self.fingerprint = _fingerprint(self._indexes, self._layout, chunk_bytes)
         self._scratch, self._pool = Scratch(), BufferPool()
@@ -92,13 +91,13 @@ class TextSource(Source):
         Raises:
             DataError: the file is gone, changed since it was indexed, truncated or not readable.
         """
-        where, piece = self._places[index]
+        number, piece = self._places[index]
+        where, stream = self._indexes[number], self._streams[number]
         size = piece.stop - piece.start
         text = self._scratch.text(size, len(self._layout.names))
         if not is_url(where.file) and file_identity(where.file) != (where.size, where.mtime_ns):
             raise changed(where.file)
         target = text.data[:size]
-        stream = self._streams.get(where.file)
         count = read_into(where.file, piece.start, target) if stream is None else stream.read_into(piece.start, target)
         if count != size:
             raise changed(where.file)
@@ -107,8 +106,9 @@ class TextSource(Source):
 
     def close(self) -> None:
         """Let go of the compressed files that are open."""
-        for stream in self._streams.values():
-            stream.close()
+        for stream in self._streams:
+            if stream is not None:
+                stream.close()
 
 
 def _layout(
@@ -137,6 +137,7 @@ def _fingerprint(indexes: Sequence[FileIndex], layout: Layout, chunk_bytes: int)
         "files": [(os.path.basename(index.file), index.size) for index in indexes],
         "types": {column.name: column.declared for column in layout.columns},
         "columns": layout.names,
+        "label": layout.label,
         "format": astuple(layout.text_format),
         "chunk_bytes": chunk_bytes,
     }

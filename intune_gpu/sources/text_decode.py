@@ -17,7 +17,7 @@ from intune_gpu.kernels.memory import BLOCK
 from intune_gpu.kernels.text_columns import FLOAT64, HEX32, INT64, OVERRUN, STRING, copy_strings_cpu, parse_rows_cpu
 from intune_gpu.kernels.text_float import PENDING
 from intune_gpu.kernels.text_index import FIELD_COUNT, NO_FAULT, PADDING, SLACK, UNCLOSED_QUOTE
-from intune_gpu.sources.buffers import ALIGNMENT, BufferPool
+from intune_gpu.sources.buffers import BufferPool
 from intune_gpu.sources.text_format import TextFormat
 
 _EXCERPT = 40
@@ -63,18 +63,39 @@ class Layout:
         self.names, self.label, self.text_format = names, label, text_format
         self.columns = sorted(columns, key=lambda column: _KINDS[column.declared])
         self.by_field = {column.field: column for column in columns}
-        # Bytes of a column's values (strings: offsets) and bits for every BLOCK of rows, and of all columns'.
-        self.block_bytes = [(BLOCK * _DTYPES[column.declared].itemsize, BLOCK // 8) for column in self.columns]
         self.strings = sum(column.declared == "string" for column in columns)
+        self._kinds = np.array([_KINDS[column.declared] for column in self.columns], np.int64)
+        self._fields = np.array([column.field for column in self.columns], np.int64)
+        widths = [_DTYPES[column.declared].itemsize for column in self.columns]
+        self._starts = np.cumsum([0, *widths])  # bytes before a column's values, for one row
 
     def fixed_bytes(self, rows: int) -> int:
         """Return the bytes that a chunk needs besides the strings' own."""
-        # An offset more than rows: one more ALIGNMENT a string column.
-        return blocks(rows) * sum(map(sum, self.block_bytes)) + self.strings * ALIGNMENT
+        # One row more, for the last offset; values of all columns, then bits of all columns.
+        padded = blocks(rows + 1) * BLOCK
+        return padded * int(self._starts[-1]) + padded // 8 * len(self.columns)
 
     def nbytes(self, rows: int, text_bytes: int) -> int:
         """Return an upper estimate of the bytes of a decoded chunk."""
         return self.fixed_bytes(rows) + (text_bytes + self.strings * OVERRUN if self.strings else 0)
+
+    def carve(
+        self, memory: npt.NDArray[np.uint8], rows: int
+    ) -> tuple[npt.NDArray[np.int64], list[npt.NDArray[Any]], list[npt.NDArray[np.uint8]]]:
+        """Return the kernel's table of columns, and each column's values (strings: offsets) and bits in `memory`."""
+        padded = blocks(rows + 1) * BLOCK
+        value_starts = self._starts[:-1] * padded
+        bit_starts = int(self._starts[-1]) * padded + padded // 8 * np.arange(len(self.columns))
+        origin = memory.ctypes.data
+        table = np.stack([self._kinds, self._fields, origin + value_starts, origin + bit_starts], axis=1)
+        values, bits = [], []
+        for column, start, bit_start in zip(self.columns, value_starts.tolist(), bit_starts.tolist(), strict=True):
+            dtype, count = _DTYPES[column.declared], rows + (column.declared == "string")
+            values.append(memory[start : start + count * dtype.itemsize].view(dtype))
+            if column.declared == "string":
+                values[-1][0] = 0  # where the first one begins
+            bits.append(memory[bit_start : bit_start + (rows + 7) // 8])
+        return table, values, bits
 
 
 def blocks(rows: int) -> int:
@@ -144,31 +165,17 @@ class ChunkDecoder:
         layout = self._layout
         self._table = self._scratch.table(rows, len(layout.names) + 1)
         self._faults = self._scratch.faults(rows)
-        memory = self._pool.take(layout.fixed_bytes(rows))
-        start, bit_start, origin = 0, blocks(rows) * sum(v for v, _ in layout.block_bytes), memory.ctypes.data
-        bit_start += layout.strings * ALIGNMENT
-        values: list[npt.NDArray[Any]] = []
-        bits: list[npt.NDArray[np.uint8]] = []
-        table = np.empty((len(layout.columns), 4), np.int64)
-        for c, (column, (value_bytes, bit_bytes)) in enumerate(zip(layout.columns, layout.block_bytes, strict=True)):
-            dtype, count = _DTYPES[column.declared], rows + (column.declared == "string")
-            table[c] = _KINDS[column.declared], column.field, origin + start, origin + bit_start
-            values.append(memory[start : start + count * dtype.itemsize].view(dtype))
-            if column.declared == "string":
-                values[-1][0] = 0  # where the first one begins
-            start += value_bytes * blocks(rows) + ALIGNMENT * (column.declared == "string")
-            bits.append(memory[bit_start : bit_start + (rows + 7) // 8])
-            bit_start += bit_bytes * blocks(rows)
-        missing = np.zeros(len(table), np.int64)
+        columns, values, bits = layout.carve(self._pool.take(layout.fixed_bytes(rows)), rows)
+        missing = np.zeros(len(columns), np.int64)
         delimiter = layout.text_format.delimiter_byte
         found, pending = parse_rows_cpu(
-            self._text, self._size, delimiter, self._quote, self._table, self._faults, table, missing
+            self._text, self._size, delimiter, self._quote, self._table, self._faults, columns, missing
         )
         if found != rows:
             raise changed(file)
-        validity = [b if count else None for b, count in zip(bits, missing.tolist(), strict=True)]
         if pending:
             self._read_pending(values)
+        validity = [b if count else None for b, count in zip(bits, missing.tolist(), strict=True)]
         self._columns = dict(self._flat_columns(values, validity))
         self._check_label()
         return Chunk(self._columns, rows, tuple(self._bad_rows(first_line)))

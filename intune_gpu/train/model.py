@@ -27,7 +27,7 @@ from intune_gpu.train.place import Place
 
 # First weights of the tables, uniform within this. TorchRec's own 1/sqrt(rows) starts so near to zero that products of
 # embeddings, which is how a DLRM sees pairs of ids, hardly get going; far wider ones drown ids that are rarely seen.
-INIT_RANGE = 0.05
+INIT_RANGE = 0.08
 EPS = 1e-8
 
 Answer = tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]

@@ -57,7 +57,7 @@ class Screen:
         self._console = Console(quiet=silent, highlight=False, soft_wrap=True)
         self._live: Progress | None = None
         self._silent = silent
-        self._next_s = 0.0
+        self._next_s = monotonic() + (LIVE_EVERY_S if self._console.is_terminal else PLAIN_EVERY_S)
 
     def __enter__(self) -> Screen:
         return self

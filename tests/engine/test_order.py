@@ -139,9 +139,10 @@ def test_cuts_and_windows_agree(
         before = len(places)
         for cut in run.cuts(batch):
             first, stop = epoch.span(cut.window)
-            assert 0 <= cut.start < cut.stop <= stop - first
-            places += range(first + cut.start, first + cut.stop)
-            touching.setdefault(cut.window, set()).add(batch)
+            assert 0 <= cut.spans[0][0] < cut.spans[-1][1] <= stop - first
+            places += [first + p for p in spelled(cut.spans)]
+            assert batch not in touching.setdefault(cut.window, set())
+            touching[cut.window].add(batch)
         assert len(places) == run.rows_through(batch)
         assert len(places) - before == batch_size or (batch == run.batches - 1 and not drop_last)
     assert places == spelled(segments)[: run.rows]
@@ -171,7 +172,7 @@ def test_ranks_that_change_share_out_what_is_left(rows: int, phases: list[tuple[
         todo = runs[0].batches if i == len(phases) - 1 else min(batches, runs[0].batches)
         for run in runs:
             for batch in range(todo):
-                given_rows += [p for cut in run.cuts(batch) for p in range(cut.start, cut.stop)]
+                given_rows += [p for cut in run.cuts(batch) for p in spelled(cut.spans)]
         if todo:
             done = cursor.rows_done + runs[0].rows_through(todo - 1)
             cursor = Cursor(0, cursor.segments, world_size, done, cursor.batches_done + todo, 0)

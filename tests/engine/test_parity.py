@@ -47,13 +47,14 @@ MODULO = {f"modulo_{n}": [ig.Modulo(n)] for n in (1, 7, 300, 2**31 - 1, 2**32 + 
 
 EVERY_CHAIN = ("int64", "float32")
 """Kinds that take every chain; the others take a few, since each pair of kind and chain is compiled."""
-FEW_CHAINS = ("criteo", "late_flag", "as_is")
+FEW_CHAINS = ("criteo", "as_is")
 
 
 def dense_chains_of(kind: str, nullable: bool) -> dict[str, list[Any]]:
     """Return the dense chains for a column of this kind."""
-    chains = FILLED if nullable else FILLED | UNFILLED
-    return {name: ops for name, ops in chains.items() if kind in EVERY_CHAIN or name in FEW_CHAINS}
+    filled = {name: ops for name, ops in FILLED.items() if kind in EVERY_CHAIN or name in FEW_CHAINS}
+    unfilled = {name: ops for name, ops in UNFILLED.items() if kind == "float32" or name in FEW_CHAINS}
+    return filled if nullable else filled | unfilled
 
 
 def features(edge: Edge) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:

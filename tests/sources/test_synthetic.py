@@ -82,7 +82,7 @@ def test_text_is_the_format_of_criteo(tmp_path):
         ]
 
 
-def test_rows_depend_on_no_thread_file_or_row_group(tmp_path, hex_folder):
+def test_rows_depend_on_no_thread_file_or_row_group(tmp_path, hex_folder, monkeypatch):
     write_click_logs(tmp_path / "one", ROWS, seed=SEED, files=1, threads=1)
     write_click_logs(tmp_path / "many", ROWS, seed=SEED, files=7, threads=5, row_group_rows=333)
     rows = pl.read_parquet(hex_folder / "*.parquet")
@@ -90,6 +90,9 @@ def test_rows_depend_on_no_thread_file_or_row_group(tmp_path, hex_folder):
     assert rows.equals(pl.read_parquet(tmp_path / "many" / "*.parquet"))
     aucs = {(i.auc_ceiling, i.positive_rate) for i in map(read_info, (hex_folder, tmp_path / "one", tmp_path / "many"))}
     assert len(aucs) == 1
+    monkeypatch.setattr(synthetic, "MAX_AUC_ROWS", ROWS - 1)
+    sampled = write(tmp_path / "sampled")
+    assert sampled.auc_ceiling == pytest.approx(aucs.pop()[0], abs=1e-12)
 
 
 def test_more_rows_keep_the_first_ones_and_another_seed_none(tmp_path, hex_folder):
@@ -192,8 +195,8 @@ def test_sidecar(hex_folder):
     assert info.cardinalities == CARDINALITIES
     rows = pl.read_parquet(hex_folder / "*.parquet")
     assert info.positive_rate == pytest.approx(rows["label"].mean())
-    assert info.ceiling() == info.auc_ceiling
-    assert info.ceiling(ROWS - ROWS // 10) == info.auc_ceiling_last_10_pct
+    assert info.ceiling() == pytest.approx(info.auc_ceiling, abs=1e-12)
+    assert info.ceiling(ROWS - ROWS // 10) == pytest.approx(info.auc_ceiling_last_10_pct, abs=1e-12)
     assert 0.5 < info.auc_dense_only < info.auc_ceiling < 1.0
     with pytest.raises(ValueError, match="rows 5999 to 6000 are not in this data of 6000 rows"):
         info.ceiling(ROWS - 1, 2)

@@ -653,6 +653,7 @@ def test_fingerprint_names_the_data(tmp_path: Path) -> None:
     assert source(copy).fingerprint == base
     assert source(path, types={**TYPES, "i": "string"}).fingerprint != base
     assert source(path, needed=["h"]).fingerprint != base
+    assert source(path, label="i").fingerprint != base
     assert source(write(tmp_path, SAMPLE[:-50])).fingerprint != base
 
 
