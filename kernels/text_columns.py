@@ -222,8 +222,8 @@ def parse_rows_cpu(
 ) -> Any:
     """Read the columns of all rows; an empty field is missing. Return (rows found, how many floats are PENDING).
 
-    Columns of kind HEX32 and INT64 come first. Strings are only measured here: see `copy_strings_cpu`. There are -1 rows
-    when there are more than `faults` has.
+    Columns of kind HEX32 and INT64 come first. Strings are only measured here: see `copy_strings_cpu`. Where there are
+    more rows than `faults` has, the rows found are -1.
     """
     width, rows = table.shape[1], len(faults)
     stride, flat = 4 * width, table.reshape(-1)

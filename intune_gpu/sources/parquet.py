@@ -1,8 +1,8 @@
 """Parquet files as a source: a row group is a chunk.
 
-Two decoders share the work. Polars decodes plain columns of local files, on one thread a call and in about half of
-Arrow's time; pyarrow decodes what Polars has no equal of (lists, dictionaries, float16) and files behind a URL. Both
-give the same bytes; `docs/decisions.md` has the figures.
+Two decoders share the work. Polars decodes plain columns of local files, on one thread a call, in four fifths of
+Arrow's time for numbers and half of it for text; pyarrow decodes what Polars has no equal of (lists, dictionaries,
+float16) and files behind a URL. Both give the same bytes; `docs/decisions.md` has the figures.
 """
 
 from __future__ import annotations

@@ -209,7 +209,8 @@ class ChunkDecoder:
         if column.validity is not None:
             wrong |= np.unpackbits(column.validity, count=rows, bitorder="little") == 0
         if column.values.dtype == np.float64:
-            wrong |= ~np.isfinite(column.values)
+            with np.errstate(over="ignore"):  # a label is float32 in the batch, where 1e300 is infinite
+                wrong |= ~np.isfinite(column.values.astype(np.float32))
         at = np.flatnonzero(wrong)
         self._faults[at] = np.minimum(self._faults[at], self._layout.names.index(label))
 

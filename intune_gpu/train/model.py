@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.fx
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import nn
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
@@ -68,9 +69,9 @@ class ClickModel(nn.Module):
 
     def forward(self, batch: Batch) -> Answer:
         """Return the loss and, detached, (loss, logits, labels). A row without a label (NaN) counts nothing."""
-        dense = self.standardize(batch.dense) if self.dense else torch.ones_like(batch.label).unsqueeze(-1)
-        logits = self.dlrm(dense, batch.sparse).squeeze(-1)
         known = batch.label == batch.label
+        dense = self.standardize(batch.dense, known) if self.dense else torch.ones_like(batch.label).unsqueeze(-1)
+        logits = self.dlrm(dense, batch.sparse).squeeze(-1)
         label = torch.where(known, batch.label, 0.0)
         each = nn.functional.binary_cross_entropy_with_logits(logits, label, reduction="none")
         loss = torch.where(known, each, 0.0).sum() / known.sum().clamp(min=1)
@@ -78,9 +79,9 @@ class ClickModel(nn.Module):
 
 
 class Standardize(nn.Module):
-    """Bring each dense feature to mean 0 and deviation 1, by all rows trained so far (Chan et al. 1979).
+    """Bring each dense feature to mean 0 and deviation 1, by all labelled rows that any rank has trained so far.
 
-    So a year or an income needs no `Scale` in the recipe. A batch counts before it is used, in evaluation none does.
+    So a year or an income needs no `Scale` in the recipe. A batch counts before it is used; in evaluation none does.
 
     Args:
         dense: D, the number of features.
@@ -88,7 +89,7 @@ class Standardize(nn.Module):
 
     rows: torch.Tensor
     mean: torch.Tensor
-    spread: torch.Tensor
+    spread: torch.Tensor  # sum of squares about the mean
 
     def __init__(self, dense: int) -> None:
         super().__init__()
@@ -96,21 +97,32 @@ class Standardize(nn.Module):
         self.register_buffer("mean", torch.zeros(dense, dtype=torch.float64))
         self.register_buffer("spread", torch.zeros(dense, dtype=torch.float64))
 
-    def forward(self, dense: torch.Tensor) -> torch.Tensor:
-        """Return B x D float32."""
+    def forward(self, dense: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """Return B x D float32.
+
+        Args:
+            dense: B x D float32.
+            known: (B,) bool, the rows that count.
+        """
         if self.training:
-            self._add(dense.detach().double())
+            rows, away, squares = _moments(dense.detach(), known, self.mean)
+            self.rows += rows
+            self.spread += squares - away**2 / self.rows.clamp(min=1)
+            self.mean += away / self.rows.clamp(min=1)
         deviation = (self.spread / self.rows.clamp(min=1)).sqrt()
         scale = torch.where(deviation > 0, 1 / deviation, 1.0)
         return (dense - self.mean.float()) * scale.float()
 
-    def _add(self, dense: torch.Tensor) -> None:
-        rows = dense.shape[0]
-        mean = dense.mean(dim=0)
-        both, away = self.rows + rows, mean - self.mean
-        self.spread += ((dense - mean) ** 2).sum(dim=0) + away**2 * (self.rows * rows / both)
-        self.mean += away * (rows / both)
-        self.rows.copy_(both)
+
+@torch.fx.wrap  # one call to TorchRec's tracer, which cannot follow a collective
+def _moments(dense: torch.Tensor, known: torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the number of known rows of all ranks, and the sums of their distances from `mean` and of the squares."""
+    away = (dense.double() - mean) * known.unsqueeze(-1)
+    sums = torch.cat([known.sum().double().view(1), away.sum(dim=0), (away**2).sum(dim=0)])
+    if dist.get_world_size() > 1:
+        dist.all_reduce(sums)
+    features = len(mean)
+    return sums[0], sums[1 : features + 1], sums[features + 1 :]
 
 
 def build(recipe: Recipe, config: ModelConfig, seed: int, place: Place) -> Model:
