@@ -25,14 +25,13 @@ from intune_gpu.core.columns import (
 )
 from intune_gpu.core.errors import DataError
 from intune_gpu.kernels.text import hex32_from_strings
+from intune_gpu.kernels.text_views import hex32_from_views
 
 _ACCEPTED = "integers, floats, booleans, strings, binaries, dictionaries of these, and lists of these"
 _WAY_OUT = "cast it to int64 or string when writing the data, or leave it out of the recipe"
 _PHYSICAL = {pa.bool_(): "uint8", pa.float16(): "float32"} | {pa.type_for_alias(p): p for p in (*INTEGERS, *FLOATS)}
-_TEXT = (
-    *(pa.string(), pa.large_string(), pa.string_view()),
-    *(pa.binary(), pa.large_binary(), pa.binary_view()),
-)
+_VIEWS = (pa.string_view(), pa.binary_view())
+_TEXT = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), *_VIEWS)
 _FAMILY = {"hex32": "text or integers", "int64": "integers", "float64": "floats", "string": "text"}
 _DECLARED_PHYSICAL = {"hex32": "uint32", "int64": "int64", "float64": "float64", "string": STRING}
 _SHOWN_NAMES = 50
@@ -266,7 +265,8 @@ def _target(source: pa.DataType, type: ColumnType) -> pa.DataType:
     """Return the Arrow type whose buffers are those of a FlatColumn (before hex32 is read)."""
     leaf = leaf_type(source)
     if type.hex32 and not pa.types.is_null(leaf):
-        target = pa.large_binary() if _is_text(leaf) else leaf
+        inline = source in _VIEWS  # an id fits into a view
+        target = pa.large_binary() if _is_text(leaf) and not inline else leaf
     else:
         target = pa.large_binary() if type.physical == STRING else pa.type_for_alias(type.physical)
     return pa.large_list(target) if type.is_list else target
@@ -309,6 +309,11 @@ class _Wrong(NamedTuple):
 
 
 def _leaf_column(array: pa.Array, type: ColumnType) -> tuple[FlatColumn, _Wrong | None]:
+    if array.type in _VIEWS:
+        ids = _hex32_of_views(array)
+        if ids is not None:
+            return ids, None
+        array = array.cast(pa.large_binary())  # to find what is wrong
     column = _share(array)
     if not type.hex32:
         return column, None
@@ -317,6 +322,13 @@ def _leaf_column(array: pa.Array, type: ColumnType) -> tuple[FlatColumn, _Wrong 
         return replace(column, values=ids.view(np.uint32) if ids.itemsize == 4 else ids.astype(np.uint32)), None
     values, validity, wrong = hex32_from_strings(column.values, column.offsets, column.validity, column.validity_offset)
     return FlatColumn(values, validity), _Wrong(wrong, column)
+
+
+def _hex32_of_views(array: pa.Array) -> FlatColumn | None:
+    bits, views = array.buffers()[:2]
+    validity = _view(bits, np.uint8, 0, (array.offset + len(array) + 7) >> 3) if array.null_count else None
+    found = hex32_from_views(_view(views, np.uint64, 2 * array.offset, 2 * len(array)), validity, array.offset)
+    return None if found is None else FlatColumn(*found)
 
 
 def _share(array: pa.Array) -> FlatColumn:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from intune_gpu.core.columns import STRING, FlatColumn
 from intune_gpu.kernels import fusing, hashing, jagged
+from intune_gpu.kernels.memory import address_of
 from intune_gpu.recipe import Clip, FillMissing, Log1p, MissingFlag, Scale
 from intune_gpu.recipe.ops import Bucketize, Op
 
@@ -54,10 +55,10 @@ def addresses(column: FlatColumn) -> tuple[int, int, int, int]:
     """Return the addresses of values and null bits (0: none missing), the first null bit, the address of offsets."""
     validity, offsets = column.validity, column.offsets
     return (
-        column.values.__array_interface__["data"][0],
-        0 if validity is None else validity.__array_interface__["data"][0],
+        address_of(column.values),
+        0 if validity is None else address_of(validity),
         column.validity_offset,
-        0 if offsets is None else offsets.__array_interface__["data"][0],
+        0 if offsets is None else address_of(offsets),
     )
 
 

@@ -68,7 +68,7 @@ class Pipeline(Generic[T]):
                         raise IntuneError("loader: expected to be open, found closed; take batches from a new iterator")
                     if state.wanted >= state.run.batches:
                         return None
-                    outcome = state.finished.pop(state.wanted, None)
+                    outcome = state.fault or state.finished.pop(state.wanted, None)
                     state.hungry = outcome is None
                     if outcome is not None:
                         break
@@ -158,7 +158,8 @@ class Pipeline(Generic[T]):
             failure.__cause__ = error
             with self._state.lock:
                 self._leave(stage, index)
-                self._state.deliver(self._state.wanted, failure)
+                self._state.fault = failure
+                self._state.wake_consumer()
 
     def _read_one(self, index: int) -> bool:
         with self._state.lock:

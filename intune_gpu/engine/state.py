@@ -63,6 +63,7 @@ class RunState(Generic[T]):
         may_transform: the same for transformers.
         window_ready: transformers in the middle of a batch wait here for its next window.
         finished: batches, and errors in the place of batches, that nobody has taken.
+        fault: what killed a worker outside of a read or transform; the consumer gets it at once.
         wanted: number of the batch that the consumer gets next.
         hungry: whether the consumer stands waiting for it.
         news: where the consumer waits. It is no condition: Ctrl-C cuts a C call short and leaves no lock in disorder.
@@ -84,6 +85,7 @@ class RunState(Generic[T]):
         self.may_transform = threading.Condition(self.lock)
         self.window_ready = threading.Condition(self.lock)
         self.finished: dict[int, Delivery[T] | Exception] = {}
+        self.fault: Exception | None = None
         self.wanted = 0
         self.hungry = False
         self.news: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -97,7 +99,12 @@ class RunState(Generic[T]):
     def deliver(self, number: int, outcome: Delivery[T] | Exception) -> None:
         """Lay a batch, or the error in its place, ready for the consumer."""
         self.finished[number] = outcome
-        if self.hungry and number == self.wanted:
+        if number == self.wanted:
+            self.wake_consumer()
+
+    def wake_consumer(self) -> None:
+        """Let the consumer look again, if it stands waiting."""
+        if self.hungry:
             self.hungry = False
             self.news.put(None)
 

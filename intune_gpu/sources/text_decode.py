@@ -21,6 +21,7 @@ from intune_gpu.sources.buffers import BufferPool
 from intune_gpu.sources.text_format import TextFormat
 
 _EXCERPT = 40
+_FLOAT32_END = 2.0**128 - 2.0**103  # from here on a number is infinite as float32
 _INTEGER = re.compile(rb"[+-]?[0-9]+")
 _KINDS = {"hex32": HEX32, "int64": INT64, "float64": FLOAT64, "string": STRING}
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -264,10 +265,10 @@ class ChunkDecoder:
         if declared == "int64":
             return f"expected an integer, found {found}"
         try:
-            finite = "_" not in found and field == field.strip() and not np.isfinite(float(field))
+            infinite = "_" not in found and field == field.strip() and not abs(float(field)) < _FLOAT32_END
         except ValueError:
-            finite = False
-        return f"expected a {'finite label' if finite else 'decimal number'}, found {found}"
+            infinite = False
+        return f"expected a {'finite label' if infinite else 'decimal number'}, found {found}"
 
 
 def changed(file: str) -> DataError:

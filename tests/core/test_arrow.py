@@ -260,6 +260,24 @@ def test_hex_text_in_dictionaries_and_chunks() -> None:
     assert unflatten(hex32(pa.chunked_array([], pa.string()))[0]) == []
 
 
+@pytest.mark.parametrize("rows", [0, 1, 7, 8, 255, 256, 257, 1000])
+def test_hex_views_give_what_hex_strings_give(rows: int) -> None:
+    array = pa.array((HEX * 101)[: rows + 3], pa.string_view()).slice(3)
+    column, bad = hex32(array)
+    assert bad == []
+    assert unflatten(column) == (IDS * 101)[3 : rows + 3]
+    whole = pa.chunked_array([array, pa.array(["0", "ff"], pa.string_view())])
+    assert unflatten(hex32(whole)[0]) == [*(IDS * 101)[3 : rows + 3], 0, 255]
+    assert hex32(pa.array(["a", "b"] * rows, pa.string_view()))[0].validity is None
+
+
+@pytest.mark.parametrize("wrong", ["g", "123456789", "a text longer than a view holds", "é"])
+def test_bad_hex_views_are_found(wrong: str) -> None:
+    column, bad = hex32(pa.array([*HEX * 30, wrong, *HEX], pa.string_view()).slice(1))
+    assert [(b.row, b.text) for b in bad] == [(299, wrong.encode())]
+    assert unflatten(column)[:299] == (IDS * 30)[1:]
+
+
 def test_hex_text_may_always_be_missing() -> None:
     assert column_type(pa.field("x", pa.string(), nullable=False), "hex32").nullable
     assert not column_type(pa.field("x", pa.int32(), nullable=False), "hex32").nullable

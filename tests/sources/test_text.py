@@ -286,6 +286,7 @@ def test_one_field_a_row_can_be_missing(tmp_path: Path) -> None:
         ("float64", b"nan", "expected a finite label, found 'nan'"),
         ("float64", b"-inf", "expected a finite label, found '-inf'"),
         ("float64", b"1e999", "expected a finite label, found '1e999'"),
+        ("float64", b"1e300", "expected a finite label, found '1e300'"),
         ("float64", b"x", "expected a decimal number, found 'x'"),
         ("int64", b"x", "expected an integer, found 'x'"),
     ],

@@ -1,0 +1,1 @@
+"""What measures intune_gpu against what its users would pick instead: `python -m bench --suite cpu`."""

@@ -1,0 +1,123 @@
+"""`python -m bench --suite cpu`: measure this machine, check every result, judge the targets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+
+from bench import machine, names, report, targets
+from bench.harness import CaseRecord, Effort
+from bench.worker import CHECK_FAILED, Task, environment
+
+
+@dataclass(frozen=True)
+class Args:
+    """Measure intune_gpu against its peers on this machine, paired in one process, results checked before timing."""
+
+    suite: Literal["cpu"] = "cpu"
+    """What to measure: cpu = transform, text and Parquet."""
+    sections: tuple[Literal["transform", "text", "parquet"], ...] = ("transform", "text", "parquet")
+    """Leave some out with, for instance, --sections text."""
+    tiny: bool = False
+    """A run of seconds that shows that the bench works; its figures mean nothing."""
+    rows: int | None = None
+    """Rows of one pass, in place of each section's own number."""
+    repeats: int | None = None
+    """Rounds, each with one sample of every engine; by default 9, or 2 of a tiny run."""
+    seed: int = 0
+    """Seeds the data and the hashes."""
+    out: Path | None = None
+    """Write the results, every sample included, into this JSON file."""
+    save: bool = False
+    """Write them to bench/results/<date>-<commit>-<suite>.json."""
+
+
+ROWS = {"transform": 1 << 20, "text": 500_000, "parquet": 1 << 20}
+TINY_ROWS = 8_192
+THREADS = (1, 2)
+
+
+def main(args: Args) -> int:
+    """Run the suite; return the exit status."""
+    for name in ("rows", "repeats"):
+        count = getattr(args, name)
+        if count is not None and count < 1:
+            print(f"bench: --{name}: expected at least 1, found {count}", file=sys.stderr)
+            return 2
+    console, begin = Console(width=None if sys.stdout.isatty() else 130), time.perf_counter()
+    result: report.Report = {
+        "schema_version": report.SCHEMA_VERSION,
+        "suite": args.suite,
+        "tiny": args.tiny,
+        "seed": args.seed,
+        "repeats": args.repeats or (2 if args.tiny else 9),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "elapsed_s": 0.0,
+        "commit": machine.commit(),
+        "machine": machine.machine(),
+        "versions": machine.versions(),
+        "cases": [],
+        "targets": [],
+    }
+    effort = Effort(result["repeats"], 0.0 if args.tiny else 0.2)
+    with tempfile.TemporaryDirectory(prefix="intune_gpu-bench-") as folder:
+        for task in _tasks(args, effort, Path(folder)):
+            records, status = _run(task, Path(folder))
+            if status:
+                what = "a check failed" if status == CHECK_FAILED else f"a worker ended with status {status}"
+                print(f"bench: {what}: nothing was saved", file=sys.stderr)
+                return 1
+            result["cases"] += records
+    result["targets"] = targets.judge(result["cases"])
+    result["elapsed_s"] = time.perf_counter() - begin
+    report.show(result, console)
+    for path in ([args.out] if args.out else []) + ([report.default_path(result)] if args.save else []):
+        report.save(result, path)
+        console.print(f"written: {path}", highlight=False)
+    return 0
+
+
+def _tasks(args: Args, effort: Effort, folder: Path) -> Iterator[Task]:
+    rows: dict[str, int] = {
+        name: args.rows or (TINY_ROWS if args.tiny else ROWS[name]) for name in dict.fromkeys(args.sections)
+    }
+    data: dict[str, dict[str, str]] = {
+        name: _write_data(name, count, args.seed, folder) for name, count in rows.items() if name != "transform"
+    }
+    for threads in THREADS:
+        here = {name: count for name, count in rows.items() if threads == 1 or name != "transform"}
+        if threads > len(os.sched_getaffinity(0)):
+            print(f"bench: {names.threads(threads)} left out: there are fewer cores here", file=sys.stderr)
+        elif here:
+            yield Task(threads, here, data, args.seed, effort)
+
+
+def _write_data(section: str, rows: int, seed: int, folder: Path) -> dict[str, str]:
+    """Write the click logs that a section reads, and return the file of each of its cases."""
+    from bench.logs import write
+
+    print(f"  {section}: writing {rows:,} rows", file=sys.stderr, flush=True)
+    return write(section, rows, seed, folder)
+
+
+def _run(task: Task, folder: Path) -> tuple[list[CaseRecord], int]:
+    out = folder / f"records-{task.threads}.json"
+    command = [sys.executable, "-m", "bench.worker", task.to_json(), str(out)]
+    status = subprocess.run(command, env=environment(task.threads), cwd=machine.ROOT, check=False).returncode
+    return ([] if status else json.loads(out.read_text(encoding="utf-8"))), status
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Args, prog="python -m bench", description=Args.__doc__)))

@@ -1,0 +1,202 @@
+"""Paired measurements: every engine of a case runs in turn, A B C A B C, in one process, its results checked before.
+
+Machines drift (clocks, neighbours), so that a ratio is taken round by round, between runs that stood side by side, and
+the median of these is what counts.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+Role = Literal["ours", "peer", "bound"]
+
+
+class CheckError(Exception):
+    """Two engines disagree: nothing is timed, and the bench fails."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way to do the case's job.
+
+    Attributes:
+        name: as tables show it.
+        role: ours, a peer, or a bound that no implementation can pass.
+        note: what exactly is called, and what it leaves out.
+        run: does the job once over all rows of the case; what it returns is thrown away.
+    """
+
+    name: str
+    role: Role
+    note: str
+    run: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One job and the engines that do it. The first engine is the one of ours that the others are compared with.
+
+    Attributes:
+        section: "transform", "text" or "parquet".
+        name: what distinguishes it within the section.
+        threads: cores that the process may use.
+        rows: rows of one pass.
+        engines: in the order in which they alternate.
+        check: raises `CheckError`, or returns one sentence for each thing it found equal.
+        details: sizes that belong to the case, their units in their names.
+    """
+
+    section: str
+    name: str
+    threads: int
+    rows: int
+    engines: Sequence[Engine]
+    check: Callable[[], list[str]]
+    details: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure.
+
+    Attributes:
+        repeats: rounds, each with one sample of every engine.
+        min_sample_s: an engine whose pass is shorter repeats it within a sample until this is reached.
+    """
+
+    repeats: int
+    min_sample_s: float
+
+
+class Sample(TypedDict):
+    """One timed run: wall clock and CPU seconds (all threads of the process) of all its passes."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+class Spread(TypedDict):
+    """Of all samples of one engine, or of all rounds of one ratio."""
+
+    median: float
+    min: float
+    q1: float
+    q3: float
+    max: float
+
+
+class EngineRecord(TypedDict):
+    """What was measured of one engine."""
+
+    name: str
+    role: Role
+    note: str
+    passes: int
+    samples: list[Sample]
+    rows_per_s: Spread
+    cpu_s_per_m_rows: float
+
+
+class RatioRecord(TypedDict):
+    """`ours` against `other`, round by round: rate over rate, and the other's CPU seconds over ours."""
+
+    ours: str
+    other: str
+    speed: Spread
+    cpu: Spread
+
+
+class CaseRecord(TypedDict):
+    """What was measured of one case."""
+
+    section: str
+    name: str
+    threads: int
+    rows: int
+    details: dict[str, float]
+    checks: list[str]
+    engines: list[EngineRecord]
+    ratios: list[RatioRecord]
+
+
+def measure(case: Case, effort: Effort) -> CaseRecord:
+    """Check a case, warm its engines up, and run them in turn.
+
+    Raises:
+        CheckError: two engines disagree.
+    """
+    checks = case.check()
+    passes = {engine.name: _warm_up(engine, effort.min_sample_s) for engine in case.engines}
+    samples: dict[str, list[Sample]] = {engine.name: [] for engine in case.engines}
+    for _ in range(effort.repeats):
+        for engine in case.engines:
+            samples[engine.name].append(_sample(engine, passes[engine.name]))
+    engines = [_record(engine, case.rows, passes[engine.name], samples[engine.name]) for engine in case.engines]
+    return {
+        "section": case.section,
+        "name": case.name,
+        "threads": case.threads,
+        "rows": case.rows,
+        "details": case.details,
+        "checks": checks,
+        "engines": engines,
+        "ratios": [ratio(engines[0], other) for other in engines[1:]],
+    }
+
+
+def ratio(ours: EngineRecord, other: EngineRecord) -> RatioRecord:
+    """Compare two engines of one case round by round."""
+    passes = other["passes"] / ours["passes"]
+    pairs = list(zip(ours["samples"], other["samples"], strict=True))
+    speed = [theirs["seconds"] / mine["seconds"] / passes for mine, theirs in pairs]
+    cpu = [theirs["cpu_seconds"] / max(mine["cpu_seconds"], 1e-9) / passes for mine, theirs in pairs]
+    return {"ours": ours["name"], "other": other["name"], "speed": spread(speed), "cpu": spread(cpu)}
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return median, quartiles and ends of at least one value."""
+    if len(values) == 1:
+        q1 = median = q3 = values[0]
+    else:
+        q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": median, "min": min(values), "q1": q1, "q3": q3, "max": max(values)}
+
+
+def _record(engine: Engine, rows: int, passes: int, samples: list[Sample]) -> EngineRecord:
+    return {
+        "name": engine.name,
+        "role": engine.role,
+        "note": engine.note,
+        "passes": passes,
+        "samples": samples,
+        "rows_per_s": spread([rows * passes / sample["seconds"] for sample in samples]),
+        "cpu_s_per_m_rows": statistics.median(s["cpu_seconds"] for s in samples) / passes / rows * 1e6,
+    }
+
+
+def _warm_up(engine: Engine, min_sample_s: float) -> int:
+    """Compile, fault pages in, fill caches; return how many passes make a sample."""
+    engine.run()
+    begin = time.perf_counter()
+    engine.run()
+    seconds = time.perf_counter() - begin
+    return max(1, math.ceil(min_sample_s / max(seconds, 1e-9)))
+
+
+def _sample(engine: Engine, passes: int) -> Sample:
+    gc.collect()
+    gc.disable()  # as timeit does: a collection would be charged to whoever happens to run
+    try:
+        cpu, begin = time.process_time(), time.perf_counter()
+        for _ in range(passes):
+            engine.run()
+        seconds = time.perf_counter() - begin
+        return {"seconds": seconds, "cpu_seconds": time.process_time() - cpu}
+    finally:
+        gc.enable()

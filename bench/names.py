@@ -1,0 +1,26 @@
+"""What engines and cases are called, where more than one file has to know."""
+
+from __future__ import annotations
+
+OURS = "intune_gpu"
+SMALL, LARGE = "batches of 1,024", "batches of 65,536"
+FIRST_SIGHT = "intune_gpu, first sight"
+POLARS = "Polars"
+PYARROW = "pyarrow"
+COPY = "copy bound"
+BATCH_SIZES = "small batches beside large ones"
+
+
+def ids(column: str, output: str) -> str:
+    """Name a case's id types."""
+    return f"{column} ids → {output}"
+
+
+def batches(size: int) -> str:
+    """Name a case's batch size."""
+    return f"batches of {size:,}"
+
+
+def threads(count: int) -> str:
+    """Name a number of threads."""
+    return f"{count} thread{'s' * (count > 1)}"

@@ -1,0 +1,76 @@
+"""What docs/design.md promises, as ratios, and whether a run reached it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypedDict
+
+from bench import names
+from bench.harness import CaseRecord, EngineRecord, RatioRecord, ratio
+
+
+class TargetRecord(TypedDict):
+    """One promise: the rate of ours over that of something else, median of the paired rounds."""
+
+    name: str
+    wanted: float
+    found: float
+    met: bool
+
+
+def judge(cases: Sequence[CaseRecord]) -> list[TargetRecord]:
+    """Return every target that these cases tell something about."""
+    return [
+        {"name": name, "wanted": wanted, "found": _median(record), "met": _median(record) >= wanted}
+        for name, wanted, record in _targets(cases)
+    ]
+
+
+def _targets(cases: Sequence[CaseRecord]) -> Iterator[tuple[str, float, RatioRecord]]:
+    large = names.batches(65_536)
+    for case in cases:
+        where = f"{case['section']}, {case['name']}"
+        if case["section"] == "transform":
+            if case["name"] == f"{names.ids('int32', 'int32')}, {large}":
+                yield f"{where}: over the copy bound", 0.60, _to(case, names.COPY)
+            elif case["name"] == names.BATCH_SIZES:
+                yield f"{where}: rate of the small over the large", 0.60, _to(case, names.LARGE)
+            elif case["name"].endswith(f"int64, {large}"):
+                yield f"{where}: over Polars", 15.0, _to(case, names.POLARS)
+        else:
+            where += f", {names.threads(case['threads'])}"
+            if case["section"] == "text":
+                yield f"{where}: over Polars' bare read", 3.0, _to(case, names.POLARS)
+                first_sight = ratio(_engine(case, names.FIRST_SIGHT), _engine(case, names.POLARS))
+                yield f"{where}, file never seen: over Polars' bare read", 3.0, first_sight
+            else:
+                faster = min((_to(case, peer) for peer in (names.POLARS, names.PYARROW)), key=_median)
+                yield f"{where}: over the faster bare read ({faster['other']})", 0.75, faster
+
+
+def scaling(cases: Sequence[CaseRecord]) -> list[str]:
+    """Return a sentence for each case that ran with several numbers of threads: not paired, so no target."""
+    rates: dict[tuple[str, str], dict[int, float]] = {}
+    for case in cases:
+        if case["section"] != "transform":
+            rate = case["engines"][0]["rows_per_s"]["median"]
+            rates.setdefault((case["section"], case["name"]), {})[case["threads"]] = rate
+    return [
+        f"{section}, {name}: {names.OURS} with {many} threads does {rate / by_threads[1]:.2f} times its rate with 1"
+        for (section, name), by_threads in rates.items()
+        if 1 in by_threads
+        for many, rate in by_threads.items()
+        if many > 1
+    ]
+
+
+def _engine(case: CaseRecord, name: str) -> EngineRecord:
+    return next(engine for engine in case["engines"] if engine["name"] == name)
+
+
+def _to(case: CaseRecord, other: str) -> RatioRecord:
+    return ratio(case["engines"][0], _engine(case, other))
+
+
+def _median(record: RatioRecord) -> float:
+    return record["speed"]["median"]
