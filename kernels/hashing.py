@@ -170,7 +170,7 @@ def modulo_cpu(
     out: Any,  # flat int64 or int32
     starts: Any,  # (columns,) int64
 ) -> None:
-    """Take integer columns modulo; a missing value gets 0. `divisors` decides between signed and unsigned arithmetic."""
+    """Take integer columns modulo; a missing value gets 0. The type of `divisors` decides on signed or unsigned."""
     missing = np.empty(BLOCK, np.uint8)
     for c in range(len(starts)):
         values = carray(pointer(columns[c, 0]), (count,), like.dtype)

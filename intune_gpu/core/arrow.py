@@ -310,9 +310,9 @@ class _Wrong(NamedTuple):
 
 def _leaf_column(array: pa.Array, type: ColumnType) -> tuple[FlatColumn, _Wrong | None]:
     if array.type in _VIEWS:
-        ids = _hex32_of_views(array)
-        if ids is not None:
-            return ids, None
+        read = _hex32_of_views(array)
+        if read is not None:
+            return read, None
         array = array.cast(pa.large_binary())  # to find what is wrong
     column = _share(array)
     if not type.hex32:

@@ -22,7 +22,7 @@ except (ImportError, OSError) as error:  # OSError: fbgemm's library for another
 
 
 @dataclass(eq=False, slots=True)
-class Batch(Pipelineable):
+class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec is untyped for mypy
     """One batch of B rows with D dense and F sparse features.
 
     Attributes:

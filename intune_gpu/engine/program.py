@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from intune_gpu.core.columns import STRING, FlatColumn, RawBatch, Schema
+from intune_gpu.core.columns import FlatColumn, RawBatch, Schema
 from intune_gpu.core.errors import RecipeError
-from intune_gpu.engine.batch import Batch, KeyedJaggedTensor
+from intune_gpu.engine.batch import Batch
 from intune_gpu.engine.buffers import ALIGNMENT, BufferPool
 from intune_gpu.engine.groups import HashGroup, ModuloGroup, NumericGroup, elements, id64_words, lower
 from intune_gpu.kernels import hashing
@@ -153,7 +154,7 @@ class Program:
 
     def _group_ids(self, schema: Schema) -> None:
         """Sort hashed and modulo features into groups; a list feature is a group of its own."""
-        singles: dict[Hashable, list[tuple[int, SparseFeature]]] = defaultdict(list)
+        singles: dict[tuple[str, type], list[tuple[int, SparseFeature]]] = defaultdict(list)
         for i, feature in enumerate(self.recipe.sparse_features):
             if not isinstance(feature.last, HashBucket | Modulo):
                 continue
@@ -162,16 +163,14 @@ class Program:
                 self._lists.append((i, feature, self._id_group(kind.physical, [feature])))
             else:
                 singles[kind.physical, type(feature.last)].append((i, feature))
-        for (physical, _), members in singles.items():  # type: ignore[misc]
+        for (physical, _), members in singles.items():
             group = self._id_group(physical, [feature for _, feature in members])
             self._singles.append(([(i, feature.columns[0]) for i, feature in members], group))
 
     def _id_group(self, physical: str, features: Sequence[SparseFeature]) -> HashGroup | ModuloGroup:
         if isinstance(features[0].last, Modulo):
             return ModuloGroup.build(physical, [f.num_embeddings for f in features])
-        group = HashGroup(physical, np.array([self._hash_parameters(f) for f in features], np.uint64))
-        assert physical == STRING or np.dtype(physical).kind in "iu"
-        return group
+        return HashGroup(physical, np.array([self._hash_parameters(f) for f in features], np.uint64))
 
     def _hash_parameters(self, feature: SparseFeature) -> npt.NDArray[np.uint64]:
         """Return (3,): feature seed, buckets less the reserved ones, reserved."""

@@ -55,7 +55,7 @@ class SyntheticInfo:
         format: `"parquet"` or `"tsv"`.
         hex_ids: whether `C1` to `C26` are strings of 8 hex digits; else int32 with the same 32 bits.
         files: number of files.
-        positive_rate: mean of the true probabilities' labels, as written.
+        positive_rate: share of labels that are 1.
         auc_ceiling: AUC of the true probabilities over all rows.
         auc_ceiling_last_10_pct: the same over the last `max(1, rows // 10)` rows.
         auc_dense_only: AUC of the dense part of the true logit alone, over all rows.

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
-from intune_gpu.core.errors import IntuneError, ResumeError
+from intune_gpu.core.errors import DataError, IntuneError, ResumeError
 from intune_gpu.core.source import Source
 from intune_gpu.loader import Loader
 from intune_gpu.recipe import Recipe
@@ -70,7 +70,14 @@ def run(config: Config, resumed: Path | None) -> int:
         job = Job(config, recipe, place, model, loader, held_out, _checkpoints(config), screen, scalars, stop)
         screen.say(_heading(job, resumed, meter.step))
         trainer = Trainer(job, meter)
-        trainer.run()
+        try:
+            trainer.run()
+        except DataError:
+            screen.end_line()
+            if place.world_size == 1:  # others would wait in vain for the rank that failed
+                trainer.save()
+                screen.say(how_to_resume(trainer.saved))
+            raise
         screen.end_line()
         metrics = collect(trainer, origin)
         if place.leads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,14 +185,24 @@ def _init_table(weights: torch.Tensor) -> torch.Tensor:
     return nn.init.uniform_(weights, -INIT_RANGE, INIT_RANGE)
 
 
-def _plan(module: ClickModel, recipe: Recipe, sharder: EmbeddingBagCollectionSharder, place: Place) -> ShardingPlan:
-    """Put each table, the largest first, whole on the rank that has the fewest rows so far."""
-    load = [0] * place.world_size
+def ranks_of_tables(rows: Mapping[str, int], world_size: int) -> dict[str, int]:
+    """Put each table, the largest first, whole on the rank that has the fewest rows so far.
+
+    Args:
+        rows: of each table.
+        world_size: number of ranks.
+    """
+    load = [0] * world_size
     ranks: dict[str, int] = {}
-    for name, rows in sorted(recipe.num_embeddings.items(), key=lambda item: -item[1]):
+    for name, count in sorted(rows.items(), key=lambda item: -item[1]):
         ranks[name] = load.index(min(load))
-        load[ranks[name]] += rows
+        load[ranks[name]] += count
+    return ranks
+
+
+def _plan(module: ClickModel, recipe: Recipe, sharder: EmbeddingBagCollectionSharder, place: Place) -> ShardingPlan:
     path = "dlrm.sparse_arch.embedding_bag_collection"
+    ranks = ranks_of_tables(recipe.num_embeddings, place.world_size)
     plan = construct_module_sharding_plan(
         module.get_submodule(path),
         {name: table_wise(rank=ranks[name], compute_kernel="fused") for name in recipe.num_embeddings},
