@@ -153,8 +153,9 @@ class Loader:
         """
         self._check_budget(plan)
         self._plan = plan
-        if self._run is not None:
-            self._run.apply(plan)
+        run = self._run  # the tuner calls from a thread of its own, and the epoch may end in between
+        if run is not None:
+            run.apply(plan)
 
     def min_prefetch_bytes(self, readers: int, transformers: int) -> int:
         """Return the smallest budget for so many workers: a window, a chunk a reader, a batch a transformer."""
@@ -168,8 +169,8 @@ class Loader:
 
     def stats(self) -> LoaderStats:
         """Return what was done since the loader was made, and what is in flight."""
-        gauges = Gauges() if self._run is None else self._run.gauges()
-        return self._clocks.picture(gauges, self._plan.prefetch_bytes)
+        run = self._run
+        return self._clocks.picture(Gauges() if run is None else run.gauges(), self._plan.prefetch_bytes)
 
     def state_dict(self, cursor: Cursor | None = None) -> dict[str, Any]:
         """Return plain values that `json.dumps` takes, from which `load_state_dict` resumes.

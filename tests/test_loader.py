@@ -431,6 +431,20 @@ def test_too_many_bad_rows(bad_tsv: Path) -> None:
         assert loader.state_dict()["cursor"]["batches_done"] == 15
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_batch_whose_rows_are_all_bad(tmp_path: Path, shuffle: bool) -> None:
+    (tmp_path / "a.csv").write_text("y,x,c,m\n" + "0,1,a,2\n" * 8 + "0,?,a,2\n" * 8 + "0,1,a,2\n")
+    options: dict[str, Any] = {"batch_size": 4, "shuffle": shuffle, "on_bad_row": "drop", "max_bad_fraction": 1.0}
+    with Loader(tmp_path / "a.csv", PLAIN, **options) as loader:
+        batches = list(loader)
+    assert len(batches) == len(loader) == 5
+    assert sum(map(len, batches)) == 9
+    if not shuffle:
+        assert [len(batch) for batch in batches] == [4, 4, 0, 0, 1]
+        assert batches[2].dense.shape == (0, 1)
+        assert batches[2].sparse.keys() == ["c", "m"]
+
+
 def test_ranks_quarantine_apart(bad_tsv: Path, tmp_path: Path) -> None:
     for _ in range(2):
         for rank in range(2):

@@ -76,7 +76,7 @@ def run(config: Config, resumed: Path | None) -> int:
             screen.end_line()
             if place.world_size == 1:  # others would wait in vain for the rank that failed
                 trainer.save()
-                screen.say(how_to_resume(trainer.saved))
+                screen.say(how_to_resume(trainer.saved or resumed))
             raise
         screen.end_line()
         metrics = collect(trainer, origin)
@@ -84,7 +84,7 @@ def run(config: Config, resumed: Path | None) -> int:
             metrics.write(run_dir / "metrics.json")
             screen.say(summary(metrics, run_dir))
         if trainer.stopped_by:
-            screen.say(how_to_resume(trainer.saved))
+            screen.say(how_to_resume(trainer.saved or resumed))
             return 128 + trainer.stopped_by
         return 0
 

@@ -232,14 +232,15 @@ class Trainer:
                 "train/wait_pct": meter.wait_pct,
             }
             job.scalars.add(meter.step, values)
-        if job.screen.due:
+        if job.screen.due and meter.steps_here > 1:
             self._check_loss()
             job.screen.show(self._snapshot())
 
     def _snapshot(self) -> Snapshot:
         meter, job, training = self.meter, self.job, self.job.config.training
         assert self._cursor is not None
-        of_epoch = job.loader.source.rows // job.place.world_size
+        ranks = job.place.world_size
+        of_epoch = job.loader.source.rows // ranks
         done, total = meter.epoch * of_epoch + self._cursor.rows_done, training.epochs * of_epoch
         if training.max_steps is not None:
             left_steps = training.max_steps - meter.step
@@ -248,9 +249,9 @@ class Trainer:
         return Snapshot(
             epoch=meter.epoch + 1,
             epochs=training.epochs,
-            rows=done,
-            total_rows=total,
-            rows_per_s=rows_per_s * job.place.world_size,
+            rows=done * ranks,
+            total_rows=total * ranks,
+            rows_per_s=rows_per_s * ranks,
             loss=meter.loss(),
             wait_pct=meter.wait_pct,
             eta_s=(total - done) / max(rows_per_s, 1e-9),

@@ -36,11 +36,11 @@ class Meter:
         self.step, self.epoch, self.rows, self.bad_rows = step, epoch, rows, bad_rows
         self.train_s = 0.0
         self._loss_first: float | torch.Tensor | None = loss_first
-        self._rows_before = rows
+        self._rows_before, self._steps_before = rows, step
         self._losses: deque[torch.Tensor] = deque(maxlen=LAST_STEPS)
         self._wait_s = 0.0
         self._wait_s_before = 0.0
-        self._mark = (rows, 0.0)
+        self._mark: tuple[int, float] | None = None
 
     def begin_epoch(self, epoch: int, wait_s: float) -> None:
         """Note that an epoch, counted from 0, begins, and how long its first batch was waited for."""
@@ -61,6 +61,8 @@ class Meter:
         self.rows += taken.rows
         self.bad_rows = max(self.bad_rows, taken.cursor.bad_rows)
         self._wait_s = wait_s
+        if self._mark is None:  # the first step waited for threads to start and code to load: no measure of the rest
+            self._mark = (self.rows, self.train_s)
         if taken.rows:
             self._losses.append(loss)
             if self._loss_first is None:
@@ -82,6 +84,11 @@ class Meter:
         return not self._losses or bool(torch.stack(list(self._losses)).isfinite().all())
 
     @property
+    def steps_here(self) -> int:
+        """Steps trained by this process."""
+        return self.step - self._steps_before
+
+    @property
     def rows_here(self) -> int:
         """Good rows trained by this process."""
         return self.rows - self._rows_before
@@ -96,7 +103,7 @@ class Meter:
         return self.rows_here / self.train_s if self.train_s else 0.0
 
     def recent_rows_per_s(self) -> float:
-        """Return the same since this was last asked."""
-        rows, train_s = self._mark
+        """Return the same since this was last asked, the very first step left out."""
+        rows, train_s = self._mark or (self.rows, self.train_s)
         self._mark = (self.rows, self.train_s)
         return (self.rows - rows) / (self.train_s - train_s) if self.train_s > train_s else self.rows_per_s()

@@ -54,7 +54,7 @@ class Metrics:
         eval_bad_rows: bad rows among the held-out ones.
         stopped_by: the signal that stopped training, or None.
         resumed_from: the checkpoint it went on from, or None.
-        checkpoint: the last one saved.
+        checkpoint: the last one of the run.
         versions: of Python and packages.
     """
 
@@ -149,10 +149,14 @@ def collect(trainer: Trainer, origin: Origin) -> Metrics:
         bad_rows=job.place.sum(meter.bad_rows),
         eval_bad_rows=0 if found is None else job.place.sum(found.bad_rows),
         stopped_by=signal.Signals(trainer.stopped_by).name if trainer.stopped_by else None,
-        resumed_from=None if origin.resumed_from is None else str(origin.resumed_from),
-        checkpoint=None if trainer.saved is None else str(trainer.saved),
+        resumed_from=_text(origin.resumed_from),
+        checkpoint=_text(trainer.saved or origin.resumed_from),
         versions=versions(),
     )
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _auc_note(trainer: Trainer) -> str | None:

@@ -35,6 +35,8 @@ def _hush() -> None:
     warnings.filterwarnings(
         "ignore", r"[\s\S]*split_table_batched_embeddings_ops is now DEPRECATED", DeprecationWarning
     )
+    # TorchRec wraps the MLPs with an argument that torch has a newer name for.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     # TorchRec asks torch whether it is being traced by a name that torch has a newer one for.
     logging.getLogger("torch.fx._symbolic_trace").addFilter(_is_news)
 

@@ -20,7 +20,7 @@ class Snapshot:
     Attributes:
         epoch: the running one, from 1.
         epochs: how many there will be.
-        rows: rows trained by this rank since the very first step, bad ones included.
+        rows: rows trained by all ranks since the very first step, bad ones included.
         total_rows: those that there will be.
         rows_per_s: of late, all ranks together.
         loss: mean of late.

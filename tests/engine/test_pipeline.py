@@ -133,7 +133,7 @@ def test_plans_change_between_any_two_batches(seed: int) -> None:
 
 def test_workers_come_and_go_at_once() -> None:
     reading = threading.Semaphore(0)
-    source = fakes.FakeSource([5] * 200, delay_s=lambda: reading.acquire(timeout=30) and 0.0)
+    source = fakes.FakeSource([5] * 1000, delay_s=lambda: reading.acquire(timeout=30) and 0.0)
     pipeline = Setting(source, shuffle=False, plan=Plan(1, 1)).pipeline()
     taker = threading.Thread(target=lambda: list(taken(pipeline)))
     taker.start()
@@ -145,13 +145,11 @@ def test_workers_come_and_go_at_once() -> None:
     pipeline.apply(Plan(2, 1))
     wait_until(lambda: pipeline.gauges().transformers == 1)
     assert pipeline.gauges().readers == 6  # all are inside a read, and end when they come out
-    for _ in range(6):
-        reading.release()
-    wait_until(lambda: source.running == 2 and pipeline.gauges().readers == 2)
+    wait_until(lambda: reading.release() or pipeline.gauges().readers == 2)
+    wait_until(lambda: source.running == 2)
     pipeline.apply(Plan(3, 1))
     wait_until(lambda: source.running == 3)
-    for _ in range(300):
-        reading.release()
+    reading.release(1000)
     taker.join(30)
     assert not taker.is_alive()
 

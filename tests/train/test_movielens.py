@@ -20,7 +20,6 @@ RECIPE = ig.Recipe(
 )
 
 
-@pytest.mark.slow
 @needs(MOVIELENS)
 @pytest.mark.parametrize(("split", "at_least"), [("random", 0.77), ("time", 0.695)])
 def test_auc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, split: str, at_least: float) -> None:
