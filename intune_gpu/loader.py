@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.cursor import Cursor
 from intune_gpu.core.errors import BudgetError, IntuneError
 from intune_gpu.core.plan import Plan
@@ -15,7 +16,6 @@ from intune_gpu.core.source import Source
 from intune_gpu.engine import order
 from intune_gpu.engine.bad_rows import BadRowBook
 from intune_gpu.engine.batch import Batch
-from intune_gpu.engine.buffers import BufferPool
 from intune_gpu.engine.pipeline import Pipeline
 from intune_gpu.engine.program import Program
 from intune_gpu.engine.resume import checked_cursor, saved_state

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import Chunk, FlatColumn, RawBatch
 from intune_gpu.core.rows import join, packed, scatter, scatter_present, take
 from intune_gpu.engine.bad_rows import FoundBadRow
-from intune_gpu.engine.buffers import BufferPool
 from intune_gpu.engine.order import EpochOrder, Segments
 
 PLACING_ROWS = 1 << 17

@@ -12,10 +12,10 @@ import threading
 from time import perf_counter
 from typing import Generic, TypeVar
 
+from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.errors import IntuneError, StageError
 from intune_gpu.core.plan import Plan
 from intune_gpu.core.source import Source
-from intune_gpu.engine.buffers import BufferPool
 from intune_gpu.engine.order import Run
 from intune_gpu.engine.reader import do_read, next_read
 from intune_gpu.engine.stages import Clocks, Gauges

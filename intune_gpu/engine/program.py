@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from intune_gpu.core.buffers import ALIGNMENT, BufferPool
 from intune_gpu.core.columns import FlatColumn, RawBatch, Schema
 from intune_gpu.core.errors import RecipeError
 from intune_gpu.engine.batch import Batch
-from intune_gpu.engine.buffers import ALIGNMENT, BufferPool
 from intune_gpu.engine.groups import HashGroup, ModuloGroup, NumericGroup, elements, id64_words, lower
 from intune_gpu.kernels import hashing
 from intune_gpu.kernels.denormals import denormals_kept

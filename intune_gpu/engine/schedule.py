@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import ChunkInfo
-from intune_gpu.engine.buffers import BufferPool
 from intune_gpu.engine.gather import PLACING_ROWS, Assembly, OrderedWindow
 from intune_gpu.engine.order import Cut, Run, Segments, WindowUse
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Generic, TypeVar
 
+from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import RawBatch
 from intune_gpu.core.errors import DataError, StageError
 from intune_gpu.core.plan import Plan
 from intune_gpu.core.source import Source
 from intune_gpu.engine.bad_rows import FoundBadRow
-from intune_gpu.engine.buffers import BufferPool
 from intune_gpu.engine.order import Run
 from intune_gpu.engine.schedule import Schedule
 from intune_gpu.engine.stages import Clocks

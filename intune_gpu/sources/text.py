@@ -8,10 +8,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 
+from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import DECLARED, Chunk, ChunkInfo, ColumnType
 from intune_gpu.core.errors import DataError, RecipeError
 from intune_gpu.core.source import Source
-from intune_gpu.sources.buffers import BufferPool
 from intune_gpu.sources.files import file_identity, is_url, read_into
 from intune_gpu.sources.text_decode import ChunkDecoder, Layout, Scratch, changed
 from intune_gpu.sources.text_format import TextFormat
@@ -83,7 +83,7 @@ class TextSource(Source):
             for number, piece in self._places
         ]
         self.fingerprint = _fingerprint(self._indexes, self._layout, chunk_bytes)
-        self._scratch, self._pool = Scratch(), BufferPool()
+        self._scratch, self._pool = Scratch(), BufferPool(max_free_bytes=64 << 20)
 
     def read(self, index: int) -> Chunk:
         """Decode chunk `index`.

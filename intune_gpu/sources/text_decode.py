@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import BadRow, Chunk, FlatColumn
 from intune_gpu.core.errors import DataError
 from intune_gpu.kernels.memory import BLOCK
 from intune_gpu.kernels.text_columns import FLOAT64, HEX32, INT64, OVERRUN, STRING, copy_strings_cpu, parse_rows_cpu
 from intune_gpu.kernels.text_float import PENDING
 from intune_gpu.kernels.text_index import FIELD_COUNT, NO_FAULT, PADDING, SLACK, UNCLOSED_QUOTE
-from intune_gpu.sources.buffers import BufferPool
 from intune_gpu.sources.text_format import TextFormat
 
 _EXCERPT = 40

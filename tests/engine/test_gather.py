@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import BadRow, Chunk, FlatColumn
 from intune_gpu.core.rows import join, take
 from intune_gpu.engine import gather
-from intune_gpu.engine.buffers import BufferPool
 from intune_gpu.engine.gather import Assembly, OrderedWindow, joined, ordered_chunk
 from intune_gpu.engine.order import EpochOrder, epoch_order
 from intune_gpu.kernels.gather import sample_cpu

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import Chunk, RawBatch
 from intune_gpu.core.errors import DataError, IntuneError, StageError
 from intune_gpu.core.plan import Plan
-from intune_gpu.engine.buffers import BufferPool
 from intune_gpu.engine.order import Run, Segments, epoch_order
 from intune_gpu.engine.pipeline import Pipeline
 from intune_gpu.engine.schedule import floor_bytes

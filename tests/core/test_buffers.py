@@ -1,4 +1,4 @@
-"""The pool: memory comes back when its last user is gone, and never before."""
+"""The buffer pool: memory comes back when its last user is gone, and never before."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from intune_gpu.engine.buffers import ALIGNMENT, BufferPool, size_class
+from intune_gpu.core.buffers import ALIGNMENT, BufferPool, size_class
 
 torch = pytest.importorskip("torch")
 
