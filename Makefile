@@ -17,7 +17,7 @@ SETUP += -I -S tools/setup.py
 
 export VENV
 .NOTPARALLEL:
-.PHONY: help train test bench lint types floors test-only fmt wheel clean env-run env-test
+.PHONY: help train test bench lint types floors test-only nightly fmt wheel clean env-run env-test
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -47,7 +47,10 @@ floors: env-test ## a room imports only from lower floors
 	$(BIN)/lint-imports --no-logo
 
 test-only: env-test ## pytest alone: ARGS="-k hash"
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not nightly" $(ARGS)
+
+nightly: env-test ## what takes minutes: rules over every float
+	$(BIN)/python -m pytest -m nightly $(ARGS)
 
 fmt: env-test ## format, and fix what ruff can fix
 	$(BIN)/ruff format .

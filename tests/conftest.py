@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata
+from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
+
+from intune_gpu.kernels import memory
+from intune_gpu.kernels.fusing import kernel_digest
 
 SEED = int(os.environ.get("INTUNE_TEST_SEED", "0"))
 SHOWN = ("numpy", "numba", "torch", "torchrec", "pyarrow", "polars", "hypothesis")
@@ -16,6 +20,18 @@ SHOWN = ("numpy", "numba", "torch", "torchrec", "pyarrow", "polars", "hypothesis
 # The same examples each time, so that a failure is never luck; no deadline, since the first call compiles.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True, database=None)
 hypothesis.settings.load_profile("fixed")
+
+
+def pytest_configure() -> None:
+    """Drop compiled kernels of other sources: Numba's cache looks at a kernel's own file, not at the rules it calls."""
+    folder = Path(memory.__file__).parent / "__pycache__"
+    stamp = folder / "kernel_digest"
+    digest = kernel_digest()
+    if not stamp.exists() or stamp.read_text() != digest:
+        for compiled in folder.glob("*.nb[ic]"):
+            compiled.unlink(missing_ok=True)
+        folder.mkdir(exist_ok=True)
+        stamp.write_text(digest)
 
 
 def version_of(package: str) -> str:

@@ -71,7 +71,7 @@ def test_log1p_special_values() -> None:
     assert (no_number.view(np.uint32) == CANONICAL_NAN).all()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_log1p_over_every_float() -> None:
     """All 2**32 bit patterns, 2**24 at a time: about three minutes."""
     for start in range(0, 2**32, 2**24):
