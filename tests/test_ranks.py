@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 import intune_gpu as ig
 
-data, recipe, rank, store, out = sys.argv[1:]
+data, recipe, store, rank, out = sys.argv[1:]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=2)
 with ig.Loader(
     data, ig.Recipe.load(recipe), batch_size=%d, shuffle=True, seed=4, rank=dist.get_rank(), world_size=2
@@ -50,12 +50,9 @@ def test_two_processes_share_the_rows(tmp_path: Path) -> None:
     RECIPE.save(tmp_path / "recipe.json")
     code = RANK % BATCH
     paths = [tmp_path / f"rank{rank}.npy" for rank in range(2)]
+    given = [str(tmp_path / name) for name in ("rows.parquet", "recipe.json", "store")]
     ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, *map(str, (tmp_path / "rows.parquet", tmp_path / "recipe.json")), str(rank)]
-            + [str(tmp_path / "store"), str(path)]
-        )
-        for rank, path in enumerate(paths)
+        subprocess.Popen([sys.executable, "-c", code, *given, str(rank), str(path)]) for rank, path in enumerate(paths)
     ]
     assert [process.wait(timeout=120) for process in ranks] == [0, 0]
     first, second = (np.load(path) for path in paths)

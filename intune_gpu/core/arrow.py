@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,130 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from intune_gpu.core.columns import (
-    DECLARED,
-    FLOATS,
-    INTEGERS,
-    NO_TYPES,
-    STRING,
-    BadRow,
-    Chunk,
-    ColumnType,
-    FlatColumn,
-    Schema,
-)
+from intune_gpu.core.arrow_types import ACCEPTED, VIEWS, is_text_type, leaf_type
+from intune_gpu.core.columns import STRING, BadRow, Chunk, ColumnType, FlatColumn, Schema
 from intune_gpu.core.errors import DataError
 from intune_gpu.kernels.text import hex32_from_strings
 from intune_gpu.kernels.text_views import hex32_from_views
 
-_ACCEPTED = "integers, floats, booleans, strings, binaries, dictionaries of these, and lists of these"
-_WAY_OUT = "cast it to int64 or string when writing the data, or leave it out of the recipe"
-_PHYSICAL = {pa.bool_(): "uint8", pa.float16(): "float32"} | {pa.type_for_alias(p): p for p in (*INTEGERS, *FLOATS)}
-_VIEWS = (pa.string_view(), pa.binary_view())
-_TEXT = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), *_VIEWS)
-_FAMILY = {"hex32": "text or integers", "int64": "integers", "float64": "floats", "string": "text"}
-_DECLARED_PHYSICAL = {"hex32": "uint32", "int64": "int64", "float64": "float64", "string": STRING}
-_SHOWN_NAMES = 50
 _SHOWN_BYTES = 40
-
-# --- types -----------------------------------------------------------------------------------------------------------
-
-
-def column_type(field: pa.Field, declared: str | None = None) -> ColumnType:
-    """Return the type that a column has once it is flat.
-
-    Args:
-        field: the column in its Arrow schema.
-        declared: one of `DECLARED`, or None. `"hex32"` makes 32-bit ids of text or integers; the other three check the
-            family, and keep the physical type (an id is its value, whatever the width).
-
-    Raises:
-        DataError: the type cannot be used, or is of another family than declared.
-    """
-    if declared is not None and declared not in DECLARED:
-        raise DataError(f"column {field.name!r}: expected a type among {', '.join(DECLARED)}, found {declared!r}")
-    is_list = _is_list(field.type)
-    leaf = leaf_type(field.type)
-    nullable = field.nullable or (is_list and field.type.value_field.nullable)
-    if pa.types.is_null(leaf):
-        if declared is None:
-            raise DataError(
-                f"column {field.name!r}: expected {_ACCEPTED}, found {field.type}: it holds no value at all; "
-                f"declare it in Recipe(types=...) as one of {', '.join(DECLARED)}, or leave it out of the recipe"
-            )
-        return ColumnType(_DECLARED_PHYSICAL[declared], is_list, True, declared == "hex32")
-    physical = STRING if _is_text(leaf) else _PHYSICAL.get(leaf)
-    if physical is None:
-        raise DataError(f"column {field.name!r}: expected {_ACCEPTED}, found {field.type}; {_WAY_OUT}")
-    if declared is not None:
-        _check_family(field, leaf, physical, declared)
-    if declared == "hex32":
-        return ColumnType("uint32", is_list, nullable or physical == STRING, True)  # an empty text is a missing id
-    return ColumnType(physical, is_list, nullable)
-
-
-def column_types(
-    schema: pa.Schema, needed: Iterable[str], declared: Mapping[str, str] = NO_TYPES, where: str = "table"
-) -> dict[str, ColumnType]:
-    """Return the type of every needed column, in the order of `needed`.
-
-    Args:
-        schema: what the table or file holds.
-        needed: column names.
-        declared: `Recipe.types`.
-        where: the table or file, as errors name it.
-
-    Raises:
-        DataError: a column is missing, stands there twice, or cannot be used.
-    """
-    types: dict[str, ColumnType] = {}
-    for name in needed:
-        places = schema.get_all_field_indices(name)
-        if len(places) != 1:
-            raise DataError(f"{where}: {_missing_column(name, schema.names, len(places))}")
-        try:
-            types[name] = column_type(schema.field(places[0]), declared.get(name))
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
-    return types
-
-
-def table_types(
-    table: pa.Table | pa.RecordBatch, needed: Iterable[str], declared: Mapping[str, str] = NO_TYPES
-) -> dict[str, ColumnType]:
-    """Return the types of a table in memory: as `column_types`, but nullable only where a null really is.
-
-    Raises:
-        DataError: a column is missing, stands there twice, or cannot be used.
-    """
-    types = column_types(table.schema, needed, declared)
-    for name, type in types.items():
-        column = table.column(name)
-        # What is missing inside lists, dictionaries and hex32 text is found only by decoding; they stay as declared.
-        hidden = type.is_list or pa.types.is_dictionary(column.type) or (type.hex32 and _is_text(column.type))
-        if not hidden and column.null_count == 0:
-            types[name] = replace(type, nullable=False)
-    return types
-
-
-def check_label(name: str, type: ColumnType) -> None:
-    """Refuse a label column that is not one number a row.
-
-    Raises:
-        DataError: it is text, a list, or declared hex32.
-    """
-    if type.is_list or type.hex32 or type.physical == STRING:
-        raise DataError(
-            f"label column {name!r}: expected one number a row, found {type}; "
-            "name another column as the label, or store it as 0 and 1"
-        )
-
-
-def leaf_type(type: pa.DataType) -> pa.DataType:
-    """Return the type of one element: what is left of `type` without list and dictionary."""
-    if _is_list(type):
-        type = type.value_type
-    return type.value_type if pa.types.is_dictionary(type) else type
 
 
 # --- arrays ----------------------------------------------------------------------------------------------------------
@@ -216,7 +98,7 @@ def columns_from_mapping(columns: Mapping[str, Any]) -> pa.Table:
         try:
             arrays[name] = _arrow_array(values)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            raise DataError(f"column {name!r}: expected {_ACCEPTED}, found {_kind(values)}: {error}") from error
+            raise DataError(f"column {name!r}: expected {ACCEPTED}, found {_kind(values)}: {error}") from error
         first = next(iter(arrays))
         if len(arrays[name]) != len(arrays[first]):
             raise DataError(
@@ -229,44 +111,12 @@ def columns_from_mapping(columns: Mapping[str, Any]) -> pa.Table:
 # --- inside ----------------------------------------------------------------------------------------------------------
 
 
-def _is_list(type: pa.DataType) -> bool:
-    return bool(pa.types.is_list(type) or pa.types.is_large_list(type) or pa.types.is_fixed_size_list(type))
-
-
-def _is_text(type: pa.DataType) -> bool:
-    return type in _TEXT or bool(pa.types.is_fixed_size_binary(type))
-
-
-def _check_family(field: pa.Field, leaf: pa.DataType, physical: str, declared: str) -> None:
-    is_integer = physical in INTEGERS and not (declared == "hex32" and pa.types.is_boolean(leaf))
-    fits = {
-        "hex32": physical == STRING or is_integer,
-        "int64": is_integer,
-        "float64": physical in FLOATS,
-        "string": physical == STRING,
-    }
-    if not fits[declared]:
-        raise DataError(
-            f"column {field.name!r}: declared {declared}, expected {_FAMILY[declared]}, found {field.type}; "
-            "declare it as what it is, or cast it when writing the data"
-        )
-
-
-def _missing_column(name: str, names: Sequence[str], count: int) -> str:
-    if count:
-        return f"expected one column {name!r}, found {count}; give each column a name of its own"
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-    return f"expected a column {name!r}, found none; {hint}there are: {', '.join(names[:_SHOWN_NAMES])}{more}"
-
-
 def _target(source: pa.DataType, type: ColumnType) -> pa.DataType:
     """Return the Arrow type whose buffers are those of a FlatColumn (before hex32 is read)."""
     leaf = leaf_type(source)
     if type.hex32 and not pa.types.is_null(leaf):
-        inline = source in _VIEWS  # an id fits into a view
-        target = pa.large_binary() if _is_text(leaf) and not inline else leaf
+        inline = source in VIEWS  # an id fits into a view
+        target = pa.large_binary() if is_text_type(leaf) and not inline else leaf
     else:
         target = pa.large_binary() if type.physical == STRING else pa.type_for_alias(type.physical)
     return pa.large_list(target) if type.is_list else target
@@ -309,7 +159,7 @@ class _Wrong(NamedTuple):
 
 
 def _leaf_column(array: pa.Array, type: ColumnType) -> tuple[FlatColumn, _Wrong | None]:
-    if array.type in _VIEWS:
+    if array.type in VIEWS:
         read = _hex32_of_views(array)
         if read is not None:
             return read, None

@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from intune_gpu.core.arrow import chunk_from_table, columns_from_mapping, table_types
+from intune_gpu.core.arrow import chunk_from_table, columns_from_mapping
+from intune_gpu.core.arrow_types import table_types
 from intune_gpu.core.columns import RawBatch
 from intune_gpu.core.errors import BadRowError, RecipeError
 from intune_gpu.engine.batch import Batch

@@ -21,7 +21,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from intune_gpu.core.arrow import check_label, chunk_from_table, column_types
+from intune_gpu.core.arrow import chunk_from_table
+from intune_gpu.core.arrow_types import check_label, column_types
 from intune_gpu.core.columns import NO_TYPES, STRING, Chunk, ChunkInfo, ColumnType
 from intune_gpu.core.errors import DataError
 from intune_gpu.core.source import Source

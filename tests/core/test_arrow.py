@@ -13,15 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intune_gpu.core.arrow import (
-    check_label,
-    chunk_from_table,
-    column_type,
-    column_types,
-    columns_from_mapping,
-    flatten,
-    table_types,
-)
+from intune_gpu.core.arrow import chunk_from_table, columns_from_mapping, flatten
+from intune_gpu.core.arrow_types import check_label, column_type, column_types, table_types
 from intune_gpu.core.columns import PHYSICAL, STRING, ColumnType, FlatColumn
 from intune_gpu.core.errors import DataError
 
