@@ -67,4 +67,4 @@ def test_from_many_threads() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
-    assert 0 < pool.free_bytes <= 4 * size_class(8192)
+    assert 0 < pool.free_bytes <= 8 * size_class(8192), "a thread holds one buffer while it takes the next"
