@@ -10,6 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from intune_gpu.core.cursor import Cursor as Cursor
+    from intune_gpu.core.errors import BadRowError as BadRowError
+    from intune_gpu.core.errors import BudgetError as BudgetError
+    from intune_gpu.core.errors import DataError as DataError
+    from intune_gpu.core.errors import IntuneError as IntuneError
+    from intune_gpu.core.errors import MissingPackageError as MissingPackageError
+    from intune_gpu.core.errors import RecipeError as RecipeError
+    from intune_gpu.core.errors import ResumeError as ResumeError
+    from intune_gpu.core.errors import StageError as StageError
+    from intune_gpu.core.errors import TooManyBadRowsError as TooManyBadRowsError
     from intune_gpu.core.plan import Plan as Plan
     from intune_gpu.engine.batch import Batch as Batch
     from intune_gpu.engine.transform import transform as transform
@@ -31,22 +40,31 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "BadRowError": "core.errors",
     "Batch": "engine.batch",
     "Bucketize": "recipe",
+    "BudgetError": "core.errors",
     "Clip": "recipe",
     "Column": "recipe",
     "Cross": "recipe",
     "Cursor": "core.cursor",
+    "DataError": "core.errors",
     "FillMissing": "recipe",
     "FirstK": "recipe",
     "HashBucket": "recipe",
+    "IntuneError": "core.errors",
     "Loader": "loader",
     "Log1p": "recipe",
     "MissingFlag": "recipe",
+    "MissingPackageError": "core.errors",
     "Modulo": "recipe",
     "Plan": "core.plan",
     "Recipe": "recipe",
+    "RecipeError": "core.errors",
+    "ResumeError": "core.errors",
     "Scale": "recipe",
+    "StageError": "core.errors",
+    "TooManyBadRowsError": "core.errors",
     "transform": "engine.transform",
 }
 

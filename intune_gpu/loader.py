@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from types import TracebackType
 from typing import Any
 
 from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.cursor import Cursor
-from intune_gpu.core.errors import BudgetError, IntuneError
+from intune_gpu.core.errors import BudgetError, IntuneError, RecipeError
 from intune_gpu.core.plan import Plan
 from intune_gpu.core.source import Source
 from intune_gpu.engine import order
@@ -86,7 +87,7 @@ class Loader:
         quarantine_dir: str | os.PathLike[str] | None = None,
         index_dtype: str = "int64",
     ) -> None:
-        _check_arguments(batch_size, device, seed, rank, world_size)
+        _check_arguments(recipe, batch_size, device, seed, rank, world_size)
         self._batch_size, self._shuffle, self._seed, self._drop_last = batch_size, shuffle, seed, drop_last
         self._rank, self._world_size = rank, world_size
         self._closed = False
@@ -135,6 +136,10 @@ class Loader:
     ) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        rows, epoch = self._source.rows, self._next.epoch
+        return f"Loader({rows:,} rows, {len(self):,} batches of {self._batch_size} an epoch, next epoch {epoch})"
+
     @property
     def source(self) -> Source:
         """Where the rows come from."""
@@ -151,6 +156,8 @@ class Loader:
         Raises:
             BudgetError: the plan's `prefetch_bytes` is below `min_prefetch_bytes` of its workers.
         """
+        if not isinstance(plan, Plan):
+            raise ValueError(f"plan: expected a Plan, found {plan!r}; write Plan(readers=2, transformers=1)")
         self._check_budget(plan)
         self._plan = plan
         run = self._run  # the tuner calls from a thread of its own, and the epoch may end in between
@@ -266,8 +273,8 @@ class Loader:
             raise BudgetError(
                 f"prefetch_bytes: expected at least {self.min_prefetch_bytes(plan.readers, plan.transformers)} for the "
                 f"largest {'shuffle window' if self._shuffle else 'chunk'}, {plan.readers} readers and "
-                f"{plan.transformers} transformers, found {plan.prefetch_bytes}; raise it, take fewer workers or a "
-                "smaller batch_size, or write the files in smaller row groups"
+                f"{plan.transformers} transformers, found {plan.prefetch_bytes}; raise it (in training: "
+                "--prefetch-mib), take fewer workers or a smaller batch_size, or write the files in smaller row groups"
             )
 
     def _fingerprint(self) -> dict[str, Any]:
@@ -281,7 +288,12 @@ class Loader:
         }
 
 
-def _check_arguments(batch_size: int, device: str, seed: int, rank: int, world_size: int) -> None:
+def _check_arguments(recipe: Recipe, batch_size: int, device: str, seed: int, rank: int, world_size: int) -> None:
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"recipe: expected a Recipe, found {recipe!r}; Recipe.load reads a saved one")
+    for name, number in (("batch_size", batch_size), ("seed", seed), ("rank", rank), ("world_size", world_size)):
+        if not isinstance(number, Integral):
+            raise ValueError(f"{name}: expected a whole number, found {number!r}")
     if device == "cuda":
         raise ValueError('device: expected "auto" or "cpu", found "cuda"; this version transforms on the CPU only')
     if device not in ("auto", "cpu"):

@@ -96,7 +96,8 @@ def _no_names(path: str, fields: Sequence[str], recipe: Recipe) -> str:
     )
     return (
         f"{path}: expected a header with the columns {lacking}, or Criteo's 40 fields, found a first row of "
-        f"{len(fields)} fields, {shown}; name all fields in order with columns=[...], or correct delimiter or recipe"
+        f"{len(fields)} fields, {shown}; name all fields in order with columns=[...] (in training: --columns), "
+        "or correct format or recipe"
     )
 
 

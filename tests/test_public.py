@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 import intune_gpu as ig
 
 BLOCKED = """
 import sys
+from pathlib import Path
 
 class Block:
     def find_spec(self, name, path=None, target=None):
@@ -53,3 +56,32 @@ def test_recipes_need_no_torch() -> None:
     code = BLOCKED.format(package="torch", name="recipes.criteo().digest") + "\nprint('made')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "made\n"
+
+
+def test_the_main_arguments_must_be_of_their_kind(tmp_path: Path) -> None:
+    recipe = ig.Recipe("y", sparse={"a": [ig.Modulo(5)]})
+    for table in (None, [1], "x", pa.chunked_array([[1]])):
+        with pytest.raises(ig.DataError, match="expected an Arrow table, a record batch or a mapping"):
+            ig.transform(table, recipe)
+    with pytest.raises(ig.DataError, match="named by a text, found 3"):
+        ig.transform({3: [1]}, recipe)
+    for wrong in (None, "recipe.json"):
+        with pytest.raises(ig.RecipeError, match="expected a Recipe"):
+            ig.transform({"y": [1], "a": [1]}, wrong)
+        with pytest.raises(ig.RecipeError, match="expected a Recipe"):
+            ig.Loader("logs", wrong)
+    with pytest.raises(ValueError, match=r"batch_size: expected a whole number, found 5\.0"):
+        ig.Loader("logs", recipe, batch_size=5.0)
+    for data in (3, b"x", []):
+        with pytest.raises(ig.DataError, match="data: expected"):
+            ig.Loader(data, recipe)
+    with pytest.raises(ig.RecipeError, match=r"nothing/x\.json: expected a folder to write in, found No such file"):
+        recipe.save(tmp_path / "nothing" / "x.json")
+
+
+def test_without_a_label_column_labels_are_nan() -> None:
+    recipe = ig.Recipe("y", sparse={"a": [ig.Modulo(5)]})
+    asked = ig.transform({"a": [7, 8]}, recipe)
+    assert asked.label.isnan().all()
+    assert asked.sparse.values().tolist() == ig.transform({"a": [7, 8], "y": [0, 1]}, recipe).sparse.values().tolist()
+    assert repr(asked) == "Batch(2 rows, 0 dense features, 1 sparse features, cursor=None)"

@@ -95,6 +95,8 @@ def columns_from_mapping(columns: Mapping[str, Any]) -> pa.Table:
     """
     arrays: dict[str, pa.Array | pa.ChunkedArray] = {}
     for name, values in columns.items():
+        if not isinstance(name, str):
+            raise DataError(f"table: expected columns to be named by a text, found {name!r}")
         try:
             arrays[name] = _arrow_array(values)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:

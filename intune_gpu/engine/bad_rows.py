@@ -104,7 +104,8 @@ class BadRowBook:
         shown = f", such as {', '.join(self._examples)}" if self._examples else ""
         raise TooManyBadRowsError(
             f"bad rows: expected at most {self.max_fraction:.4%} of the rows, found {bad_rows} of {rows} "
-            f"({bad_rows / rows:.4%}){shown}; {where}; check the files and declared types, or raise max_bad_fraction"
+            f"({bad_rows / rows:.4%}){shown}; {where}; check the files and declared types, "
+            "or raise max_bad_fraction (in training: --max-bad-fraction)"
         )
 
     def close(self) -> None:

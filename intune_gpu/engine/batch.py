@@ -21,7 +21,7 @@ except (ImportError, OSError) as error:  # OSError: fbgemm's library for another
     ) from error
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec is untyped for mypy
     """One batch of B rows with D dense and F sparse features.
 
@@ -36,6 +36,10 @@ class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec is untyped for mypy
     sparse: KeyedJaggedTensor
     label: torch.Tensor
     cursor: Cursor | None = None
+
+    def __repr__(self) -> str:
+        rows, dense, keys = len(self), self.dense.shape[1], self.sparse.keys()
+        return f"Batch({rows} rows, {dense} dense features, {len(keys)} sparse features, cursor={self.cursor})"
 
     def __len__(self) -> int:
         return len(self.label)

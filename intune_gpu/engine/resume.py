@@ -10,6 +10,7 @@ from intune_gpu.core.errors import ResumeError
 from intune_gpu.engine.order import total
 
 STATE_VERSION = 1
+_HINTS = {"data": " (the same files, unchanged: names, sizes, types)", "batch_size": " (in training: --batch-size)"}
 
 
 def saved_state(cursor: Cursor, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,8 +45,8 @@ def checked_cursor(state: Mapping[str, Any], fingerprint: Mapping[str, Any], row
         found = theirs.get(name) if isinstance(theirs, Mapping) else None
         if found != value:
             raise ResumeError(
-                f"state: expected {name} {value!r}, which this loader has, found {found!r}; "
-                f"give the loader the {name} that the state was saved with, or begin anew without the state"
+                f"state: it was saved with {name} {found!r}, and this loader has {value!r}; go on with the {name} of "
+                f"then{_HINTS.get(name, '')}, or begin anew without the state"
             )
     cursor = Cursor.from_json(state["cursor"])
     edges = [place for segment in cursor.segments for place in segment]

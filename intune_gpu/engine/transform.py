@@ -10,7 +10,7 @@ import pyarrow as pa
 from intune_gpu.core.arrow import chunk_from_table, columns_from_mapping
 from intune_gpu.core.arrow_types import table_types
 from intune_gpu.core.columns import RawBatch
-from intune_gpu.core.errors import BadRowError, RecipeError
+from intune_gpu.core.errors import BadRowError, DataError, RecipeError
 from intune_gpu.engine.batch import Batch
 from intune_gpu.engine.program import Program
 from intune_gpu.kernels.denormals import denormals_kept
@@ -27,6 +27,7 @@ def transform(
 
     Args:
         table: an Arrow table or record batch, or a mapping of names to NumPy arrays (or sequences), one entry a row.
+            Without the label's column, as where a model is asked and not trained, all labels are NaN.
         recipe: what to compute.
         device: "cpu".
         index_dtype: "int64" or "int32", the type of the sparse ids.
@@ -41,12 +42,23 @@ def transform(
     """
     if device != "cpu":
         raise RecipeError(f'device: expected "cpu", which this version transforms on, found {device!r}')
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"recipe: expected a Recipe, found {recipe!r}; Recipe.load reads a saved one")
     if isinstance(table, Mapping):
         table = columns_from_mapping(table)
+    elif not isinstance(table, pa.Table | pa.RecordBatch):
+        raise DataError(
+            "table: expected an Arrow table, a record batch or a mapping of names to arrays, "
+            f"found {type(table).__name__}"
+        )
+    label: str | None = recipe.label
+    if label not in table.schema.names:
+        table = table.append_column(pa.field(recipe.label, pa.float32()), pa.nulls(table.num_rows, pa.float32()))
+        label = None
     schema = table_types(table, recipe.columns, recipe.types)
     program = Program(recipe, schema, index_dtype)
     with denormals_kept():
-        chunk = chunk_from_table(table, schema, recipe.label)
+        chunk = chunk_from_table(table, schema, label)
         if chunk.bad:
             first = chunk.bad[0]
             more = f" ({len(chunk.bad)} such rows)" if len(chunk.bad) > 1 else ""

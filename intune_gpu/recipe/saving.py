@@ -65,7 +65,12 @@ def from_json(state: Any, where: str = "recipe") -> dict[str, Any]:
 
 def write(state: dict[str, Any], path: Path) -> None:
     """Write JSON beside the target first and rename, so that a crash leaves the old file or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise RecipeError(
+            f"recipe {path}: expected a folder to write in, found {error.strerror}; name another path"
+        ) from error
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(state, file, indent=1, ensure_ascii=False)

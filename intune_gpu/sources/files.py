@@ -6,7 +6,7 @@ import glob
 import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -38,6 +38,8 @@ def expand(paths: Paths, suffixes: Sequence[str]) -> list[str]:
     """
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
+    elif not isinstance(paths, Iterable) or isinstance(paths, bytes):  # type: ignore[redundant-expr]
+        raise DataError(f"data: expected a file, directory, glob, URL or a list of these, found {paths!r}")
     found: list[str] = []
     for given in paths:
         path = os.fspath(given)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from intune_gpu.core.errors import DataError
+from intune_gpu.core.errors import DataError, RecipeError
 from intune_gpu.core.source import Source
 from intune_gpu.opening import open_source
 from intune_gpu.recipe import Recipe
@@ -69,7 +69,12 @@ def open_data(config: DataConfig, recipe: Recipe, seed: int) -> Data:
     """
     columns = config.columns or None
     paths = config.data or (str(synthetic_folder()),)
-    source = open_source(list(paths), recipe, format=config.format, columns=columns)
+    try:
+        source = open_source(list(paths), recipe, format=config.format, columns=columns)
+    except (DataError, RecipeError) as error:
+        if config.recipe == "criteo" and config.data and '"I1"' in str(error).replace("'", '"'):
+            raise type(error)(f"{error}; --recipe is criteo unless another is named") from error
+        raise
     if config.eval_data:
         held_out = open_source(list(config.eval_data), recipe, format=config.format, columns=columns)
         data = Data(source, held_out, _ceiling(config.eval_data))

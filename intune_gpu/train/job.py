@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -45,7 +46,7 @@ def run(config: Config, resumed: Path | None) -> int:
     with ExitStack() as stack:
         place = stack.enter_context(joined(config.training.device))
         screen = stack.enter_context(Screen(silent=not place.leads))
-        config = _with_folders(config, resumed, place, screen)
+        config = _named(config, place)
         run_dir = Path(config.keeping.run_dir or "")
         if not config.data.data:
             _make_synthetic(place, screen)
@@ -65,6 +66,7 @@ def run(config: Config, resumed: Path | None) -> int:
             weights.load(model, resumed, saved.tensor_files)
             rows = saved.rows if place.leads else 0  # of all ranks: counted once
             meter = Meter(saved.step, saved.epoch, rows, saved.loss_first, saved.bad_rows)
+        _make_folders(config, resumed, place, screen)  # last: a run that cannot begin leaves nothing behind
         scalars = stack.enter_context(Scalars(run_dir if place.leads else None))
         stop = stack.enter_context(stop_on_signals(silent=not place.leads))
         job = Job(config, recipe, place, model, loader, held_out, _checkpoints(config), screen, scalars, stop)
@@ -76,9 +78,14 @@ def run(config: Config, resumed: Path | None) -> int:
             screen.end_line()
             if place.world_size == 1:  # others would wait in vain for the rank that failed
                 trainer.save()
-                screen.say(how_to_resume(trainer.saved or resumed))
+                screen.say(how_to_resume(trainer.saved or resumed, "when what follows is set right, go on with"))
             raise
         screen.end_line()
+        if resumed is not None and meter.steps_here == 0 and not trainer.stopped_by:
+            screen.say(
+                f"nothing is left to train: {resumed} is the end of its run; for more, raise --epochs or --max-steps"
+            )
+            return 0
         metrics = collect(trainer, origin)
         if place.leads:
             metrics.write(run_dir / "metrics.json")
@@ -89,24 +96,35 @@ def run(config: Config, resumed: Path | None) -> int:
         return 0
 
 
-def _with_folders(config: Config, resumed: Path | None, place: Place, screen: Screen) -> Config:
-    """Make the run's folder, and move checkpoints of another run out of the way."""
+def _named(config: Config, place: Place) -> Config:
+    """Give the run's folder a name, the same on all ranks."""
     name = config.keeping.run_dir
     if name is None:
         at = int(time.time())
         while place.world_size == 1 and Path(_dated(at)).exists():
             at += 1
         name = _dated(place.any(at if place.leads else 0))
-    config = replace(config, keeping=replace(config.keeping, run_dir=name, resume=None))
-    if place.leads:
+    return replace(config, keeping=replace(config.keeping, run_dir=name, resume=None))
+
+
+def _make_folders(config: Config, resumed: Path | None, place: Place, screen: Screen) -> None:
+    """Make the folders that are written to at the end, and move checkpoints of another run out of the way."""
+    if not place.leads:
+        return
+    folders = {"--run-dir": Path(config.keeping.run_dir or "")}
+    if config.keeping.checkpoint_dir is not None:
+        folders["--checkpoint-dir"] = _checkpoints(config)
+    for flag, folder in folders.items():
         try:
-            Path(name).mkdir(parents=True, exist_ok=True)
-            moved = None if resumed is not None else checkpoint.set_aside(_checkpoints(config))
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
         except OSError as error:
-            raise UsageError(f"--run-dir {name}: expected a folder to write in, found {error}; name another") from error
-        if moved is not None:
-            screen.say(f"note: checkpoints of an earlier run are now in {moved}; --resume latest would have gone on")
-    return config
+            found = "a file" if isinstance(error, FileExistsError) else error.strerror
+            raise UsageError(f"{flag} {folder}: expected a folder to write in, found {found}; name another") from error
+    moved = None if resumed is not None else checkpoint.set_aside(_checkpoints(config))
+    if moved is not None:
+        screen.say(f"note: checkpoints of an earlier run are now in {moved}; --resume latest would have gone on")
 
 
 def _dated(at_s: int) -> str:

@@ -21,18 +21,19 @@ def summary(metrics: Metrics, run_dir: Path) -> str:
         f"time      {metrics.wall_s:.1f} s in all, first step after {_number(metrics.time_to_first_step_s, 1)} s",
     ]
     if metrics.bad_rows or metrics.eval_bad_rows:
-        lines.append(f"bad rows  {metrics.bad_rows:,} of training, {metrics.eval_bad_rows:,} held out; see {run_dir}")
+        counts = f"{metrics.bad_rows:,} of training (an epoch's most), {metrics.eval_bad_rows:,} held out"
+        lines.append(f"bad rows  {counts}; see {run_dir}/bad_rows.jsonl")
     lines.append(f"written   {run_dir / 'metrics.json'}")
     if metrics.checkpoint is not None:
         lines.append(f"          {metrics.checkpoint}")
     return "\n".join(lines)
 
 
-def how_to_resume(saved: Path | None) -> str:
+def how_to_resume(saved: Path | None, when: str = "stopped; to go on") -> str:
     """Return what to type to go on with a run that was stopped."""
     if saved is None:
         return "stopped before the first step: nothing to resume"
-    return f"stopped; to go on: python -m intune_gpu.train --resume {shlex.quote(str(saved))}"
+    return f"{when}: python -m intune_gpu.train --resume {shlex.quote(str(saved))}"
 
 
 def _auc(metrics: Metrics) -> str:

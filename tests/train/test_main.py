@@ -109,7 +109,10 @@ def test_a_file_that_fails_half_way_costs_no_step(
         assert train(*flags, "--run-dir", "parts") == 1
     out, err = capfd.readouterr()
     assert err == "intune_gpu.train: part-00001.parquet: gone\n"
-    assert "to go on: python -m intune_gpu.train --resume parts/checkpoints/step-0000000" in out
+    assert (
+        "when what follows is set right, go on with: python -m intune_gpu.train --resume parts/checkpoints/step-0000000"
+        in out
+    )
     assert main(["--resume", "parts"]) == 0
     assert_same_weights(Path("whole/checkpoints/step-000000029"), Path("parts/checkpoints/step-000000029"))
 
@@ -203,6 +206,32 @@ def test_held_out_rows_of_one_class_have_no_auc(train: Train, capfd: pytest.Capt
     assert (found["auc"], found["eval_rows"]) == (None, 50)
     assert "all of one class" in found["auc_note"]
     assert "all of one class" in capfd.readouterr().out
+
+
+def test_resuming_a_finished_run_keeps_its_metrics(train: Train, capfd: pytest.CaptureFixture[str]) -> None:
+    assert train("--run-dir", "run") == 0
+    written = Path("run/metrics.json").read_bytes()
+    assert train("--run-dir", "run", "--resume", "latest") == 0
+    assert "nothing is left to train" in capfd.readouterr().out
+    assert Path("run/metrics.json").read_bytes() == written
+
+
+def test_folders_that_cannot_be_written_are_refused_before_training(
+    train: Train, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").write_text("")
+    assert train("--run-dir", "file") == 2
+    assert train("--run-dir", "run", "--checkpoint-dir", "file") == 2
+    assert capfd.readouterr().err.splitlines() == [
+        "intune_gpu.train: --run-dir file: expected a folder to write in, found a file; name another",
+        "intune_gpu.train: --checkpoint-dir file: expected a folder to write in, found a file; name another",
+    ]
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(train: Train) -> None:
+    ig.Recipe("label", sparse={"nope": [ig.HashBucket(50)]}).save("recipe.json")
+    assert train("--recipe", "recipe.json") == 1
+    assert not Path("runs").exists()
 
 
 def test_a_batch_of_bad_rows_only_harms_nothing(train: Train) -> None:
