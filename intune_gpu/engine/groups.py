@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from intune_gpu.core.columns import STRING, FlatColumn
+from intune_gpu.core.rows import take
 from intune_gpu.kernels import fusing, hashing, jagged
 from intune_gpu.kernels.memory import address_of
 from intune_gpu.recipe import Clip, FillMissing, Log1p, MissingFlag, Scale
@@ -68,27 +69,12 @@ def elements(column: FlatColumn, first_k: int | None, lengths: npt.NDArray[np.in
     assert row_offsets is not None
     kept = jagged.first_k_lengths_cpu(row_offsets, first_k or np.iinfo(np.int64).max, lengths)
     first, last = int(row_offsets[0]), int(row_offsets[-1])
+    plain = FlatColumn(column.values, column.validity, column.validity_offset, column.offsets)
     if kept == last - first:
-        return FlatColumn(column.values, column.validity, column.validity_offset, column.offsets).slice(first, last)
+        return plain.slice(first, last)
     chosen = np.empty(kept, np.int64)
     jagged.first_k_elements_cpu(row_offsets, lengths, chosen)
-    return _take(column, chosen)
-
-
-def _take(column: FlatColumn, chosen: npt.NDArray[np.int64]) -> FlatColumn:
-    validity = None
-    if column.validity is not None:
-        validity = np.zeros((len(chosen) + 7) // 8, np.uint8)
-        jagged.take_bits_cpu(addresses(column)[1], column.validity_offset, chosen, validity)
-    if column.offsets is None:
-        values = np.empty(len(chosen), column.values.dtype)
-        jagged.take_fixed_cpu(column.values, chosen, values)
-        return FlatColumn(values, validity)
-    offsets = np.empty(len(chosen) + 1, np.int64)
-    jagged.take_string_offsets_cpu(column.offsets, chosen, offsets)
-    text = np.empty(int(offsets[-1]), np.uint8)
-    jagged.take_string_bytes_cpu(column.values, column.offsets, chosen, offsets, text)
-    return FlatColumn(text, validity, 0, offsets)
+    return take(plain, chosen)
 
 
 @dataclass(frozen=True)
