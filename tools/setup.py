@@ -2,7 +2,7 @@
 
 Usage: python tools/setup.py run|test
 
-`run` is what training needs; `test` adds DALI, the CUDA compiler and the tools. Package names and versions come from
+`run` is what the package can use on this machine; `test` adds the tools. Package names and versions come from
 pyproject.toml; what it cannot say is said here: the CPU or the CUDA stack, and which versions of torch, TorchRec and
 fbgemm belong together. The Makefile's help lists the variables that are read from the environment.
 """
@@ -72,7 +72,7 @@ def requirements(project: dict[str, Any], device: str, torch: str, level: str) -
         torch: a key of `TRIPLES`.
         level: "run" or "test".
     """
-    extras = ["torch", "train", device] + (["dali", "bench", "dev"] if level == "test" else [])
+    extras = ["torch", "train", device, "compile", "dali"] + (["bench", "dev"] if level == "test" else [])
     named = project["build-system"]["requires"] + project["project"]["dependencies"]
     for extra in extras:
         named += project["project"]["optional-dependencies"][extra]

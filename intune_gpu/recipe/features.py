@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from intune_gpu.core.errors import RecipeError
 from intune_gpu.recipe.ops import (
@@ -20,6 +21,9 @@ from intune_gpu.recipe.ops import (
     Op,
 )
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 NumericOp = Op
 DENSE_GRAMMAR = "a dense chain is Column?, then any of FillMissing, Clip, Log1p, Scale, Bucketize, MissingFlag"
 SPARSE_GRAMMAR = (
@@ -29,11 +33,12 @@ SPARSE_GRAMMAR = (
 
 @dataclass(frozen=True, slots=True)
 class DenseFeature:
-    """One column of the dense matrix: `ops` over `column`."""
+    """One column of the dense matrix: `ops` over `column`; `state` is what its fitted ops learned, if there are any."""
 
     name: str
     column: str
     ops: tuple[NumericOp, ...]
+    state: pa.Table | None = None
 
     @property
     def fills(self) -> bool:
@@ -51,6 +56,7 @@ class SparseFeature:
         first_k: values kept of each list, or None.
         ops: numeric ops before a final Bucketize.
         last: the op that gives the id.
+        state: what the fitted ops learned, or None.
     """
 
     name: str
@@ -58,6 +64,7 @@ class SparseFeature:
     first_k: int | None
     ops: tuple[NumericOp, ...]
     last: HashBucket | Modulo | Cross | Bucketize
+    state: pa.Table | None = None
 
     @property
     def num_embeddings(self) -> int:

@@ -6,15 +6,20 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from intune_gpu.core.columns import DECLARED, INTEGERS, STRING, ColumnType, Schema
 from intune_gpu.core.errors import RecipeError
 from intune_gpu.recipe import saving
+from intune_gpu.recipe import state as fitted
 from intune_gpu.recipe.features import DenseFeature, SparseFeature, dense_feature, sparse_feature
 from intune_gpu.recipe.ops import Bucketize, Cross, HashBucket, Modulo, Op
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +34,7 @@ class Recipe:
         types: column → declared type, one of "hex32", "int64", "float64", "string"; for text files, and for ids
             that are written as hex digits.
         seed: seeds every hash, 0 to 2**64 - 1.
+        state: feature → what its fitted ops learned from data; saved as Parquet beside the JSON.
 
     Raises:
         RecipeError: a feature's chain is impossible, or a parameter is out of range.
@@ -39,6 +45,7 @@ class Recipe:
     sparse: Mapping[str, Sequence[Op]] = field(default_factory=dict)
     types: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
+    state: Mapping[str, pa.Table] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("dense", "sparse", "types"):
@@ -53,12 +60,14 @@ class Recipe:
             raise RecipeError("Recipe: expected at least one feature under dense or sparse, found none")
         dense = tuple(dense_feature(name, ops) for name, ops in self.dense.items())
         sparse = tuple(sparse_feature(name, ops) for name, ops in self.sparse.items())
+        state = fitted.check(self.state, (self.dense, self.sparse))
         frozen = {
             "dense": MappingProxyType({name: tuple(ops) for name, ops in self.dense.items()}),
             "sparse": MappingProxyType({name: tuple(ops) for name, ops in self.sparse.items()}),
             "types": MappingProxyType(dict(self.types)),
-            "dense_features": dense,
-            "sparse_features": sparse,
+            "state": MappingProxyType(state),
+            "dense_features": tuple(replace(f, state=state.get(f.name)) for f in dense),
+            "sparse_features": tuple(replace(f, state=state.get(f.name)) for f in sparse),
         }
         for name, value in frozen.items():
             object.__setattr__(self, name, value)
@@ -70,7 +79,8 @@ class Recipe:
 
     def __repr__(self) -> str:
         dense, sparse, types = dict(self.dense), dict(self.sparse), dict(self.types)
-        return f"Recipe(label={self.label!r}, dense={dense!r}, sparse={sparse!r}, types={types!r}, seed={self.seed!r})"
+        end = f"{self.seed}, state of {', '.join(self.state)}" if self.state else f"{self.seed}"
+        return f"Recipe(label={self.label!r}, dense={dense!r}, sparse={sparse!r}, types={types!r}, seed={end})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recipe) and self.digest == other.digest
@@ -106,15 +116,15 @@ class Recipe:
         return hashlib.sha256(json.dumps(saving.to_json(self)).encode()).hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Write the recipe as JSON, whole or not at all."""
-        saving.write(saving.to_json(self), Path(path))
+        """Write the recipe as JSON, whole or not at all, and the state of fitted ops as Parquet beside it."""
+        saving.write(self, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
         """Read what `save` wrote.
 
         Raises:
-            RecipeError: no such file, not JSON, an unknown key or op, or a newer version.
+            RecipeError: no such file, not JSON, an unknown key or op, a newer version, or state that is not its own.
         """
         return cls(**saving.read(Path(path)))
 

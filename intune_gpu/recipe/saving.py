@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from intune_gpu.core.errors import RecipeError
+from intune_gpu.recipe import state as fitted
 from intune_gpu.recipe.ops import OPS, Op
 
 if TYPE_CHECKING:
     from intune_gpu.recipe.recipe import Recipe
 
 FORMAT_VERSION = 1
+FITTED_VERSION = 2
+"""The format of a recipe with state: a package that knows none refuses it by its version."""
 HASH_VERSION = 1
 _OP_BY_NAME = {op.__name__: op for op in OPS}
 _KEYS = ("format_version", "hash_version", "label", "dense", "sparse", "types", "seed")
@@ -23,8 +26,8 @@ _KEYS = ("format_version", "hash_version", "label", "dense", "sparse", "types", 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:
     """Return plain values that `json.dumps` takes and `from_json` reads."""
-    return {
-        "format_version": FORMAT_VERSION,
+    plain = {
+        "format_version": FITTED_VERSION if recipe.state else FORMAT_VERSION,
         "hash_version": HASH_VERSION,
         "label": recipe.label,
         "dense": {name: [_op_to_json(op) for op in ops] for name, ops in recipe.dense.items()},
@@ -32,10 +35,11 @@ def to_json(recipe: Recipe) -> dict[str, Any]:
         "types": dict(recipe.types),
         "seed": recipe.seed,
     }
+    return plain | {"state": fitted.digests(recipe.state)} if recipe.state else plain
 
 
 def from_json(state: Any, where: str = "recipe") -> dict[str, Any]:
-    """Return the arguments of the `Recipe` that `to_json` was given.
+    """Return the arguments of the `Recipe` that `to_json` was given; of state only the digests.
 
     Args:
         state: the parsed JSON.
@@ -46,26 +50,31 @@ def from_json(state: Any, where: str = "recipe") -> dict[str, Any]:
     """
     if not isinstance(state, dict):
         raise RecipeError(f"{where}: expected a JSON object with {', '.join(_KEYS)}, found {type(state).__name__}")
-    for name, mine in (("format_version", FORMAT_VERSION), ("hash_version", HASH_VERSION)):
-        if state.get(name) != mine:
+    known = {"format_version": (FORMAT_VERSION, FITTED_VERSION), "hash_version": (HASH_VERSION,)}
+    for name, mine in known.items():
+        if state.get(name) not in mine or isinstance(state[name], bool):
             raise RecipeError(
-                f"{where}: expected {name} {mine}, found {state.get(name)!r}; "
+                f"{where}: expected {name} {' or '.join(map(str, mine))}, found {state.get(name)!r}; "
                 "use the version of intune_gpu that wrote it, or write the recipe anew"
             )
-    unknown, missing = sorted(set(state) - set(_KEYS)), sorted(set(_KEYS) - set(state))
+    keys = _KEYS if state["format_version"] == FORMAT_VERSION else (*_KEYS, "state")
+    unknown, missing = sorted(set(state) - set(keys)), sorted(set(keys) - set(state))
     if unknown or missing:
-        raise RecipeError(f"{where}: expected the keys {', '.join(_KEYS)}; unknown: {unknown}, missing: {missing}")
+        raise RecipeError(f"{where}: expected the keys {', '.join(keys)}; unknown: {unknown}, missing: {missing}")
     chains: dict[str, dict[str, list[Op]]] = {}
     for kind in ("dense", "sparse"):
         if not isinstance(state[kind], dict):
             raise RecipeError(f"{where}: {kind}: expected an object of features, found {state[kind]!r}")
         chains[kind] = {name: _chain(f'{where}: {kind} feature "{name}"', ops) for name, ops in state[kind].items()}
-    return {"label": state["label"], "types": state["types"], "seed": state["seed"], **chains}
+    arguments = {"label": state["label"], "types": state["types"], "seed": state["seed"], **chains}
+    return arguments | ({"state": state["state"]} if "state" in state else {})
 
 
-def write(state: dict[str, Any], path: Path) -> None:
+def write(recipe: Recipe, path: Path) -> None:
     """Write JSON beside the target first and rename, so that a crash leaves the old file or the new one."""
+    state = to_json(recipe)
     try:
+        fitted.write(recipe.state, path)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
         raise RecipeError(
@@ -94,7 +103,8 @@ def read(path: Path) -> dict[str, Any]:
         state = json.loads(text, object_pairs_hook=_no_twins)
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"recipe {path}: expected JSON, found: {error}") from error
-    return from_json(state, f"recipe {path}")
+    arguments = from_json(state, f"recipe {path}")
+    return arguments | ({"state": fitted.read(arguments["state"], path)} if "state" in arguments else {})
 
 
 def _op_to_json(op: Op) -> dict[str, Any]:

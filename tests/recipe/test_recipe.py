@@ -190,7 +190,7 @@ def test_a_recipe_is_frozen() -> None:
 BAD_FILES = [
     ("no json", "expected JSON"),
     ("[]", "expected a JSON object"),
-    ('{"hash_version": 1}', "expected format_version 1, found None"),
+    ('{"hash_version": 1}', "expected format_version 1 or 2, found None"),
     ({"hash_version": 2}, "expected hash_version 1, found 2; use the version of intune_gpu that wrote it"),
     ({"extra": 1}, r"unknown: \['extra'\]"),
     ({"seed": None}, "Recipe.seed"),
