@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,12 +66,12 @@ class Clicks:
         types |= {name: ColumnType("int32") for name in DENSE}
         return types | {name: ColumnType(self.ids[0].dtype.name) for name in SPARSE}
 
-    def raw_batches(self, batch_size: int) -> list[RawBatch]:
-        """Return all rows as the engine's own raw batches, slices of the same buffers."""
+    def raw(self) -> RawBatch:
+        """Return all rows as one of the engine's own raw batches."""
         columns = {"label": FlatColumn(self.label)}
         for name, values, missing in zip((*DENSE, *SPARSE), (*self.integers, *self.ids), self.missing, strict=True):
             columns[name] = FlatColumn(values, np.packbits(~missing, bitorder="little"))
-        return [_raw(columns, a, min(a + batch_size, self.rows)) for a in range(0, self.rows, batch_size)]
+        return RawBatch(columns, self.rows)
 
 
 def random_clicks(rows: int, id_dtype: str, seed: int) -> Clicks:
@@ -108,10 +107,6 @@ def clicks_from_arrow(table: pa.Table | pa.RecordBatch) -> Clicks:
 def _arrow(values: npt.NDArray[Any], missing: npt.NDArray[np.bool_] | None) -> pa.Array:
     bits = None if missing is None else pa.py_buffer(np.packbits(~missing, bitorder="little"))
     return pa.Array.from_buffers(pa.type_for_alias(values.dtype.name), len(values), [bits, pa.py_buffer(values)])
-
-
-def _raw(columns: Mapping[str, FlatColumn], start: int, stop: int) -> RawBatch:
-    return RawBatch({name: column.slice(start, stop) for name, column in columns.items()}, stop - start)
 
 
 def _one(column: pa.Array | pa.ChunkedArray) -> pa.Array:

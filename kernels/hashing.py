@@ -1,8 +1,4 @@
-"""Hash version 1: XXH64 of integers, strings and tuples of ids, and buckets. Frozen.
-
-Source: XXH64 as specified in the xxHash repository, doc/xxhash_spec.md; the bucket is Lemire's multiply-shift
-(D. Lemire, "Fast random integer generation in an interval", 2019). All arithmetic wraps modulo 2**64.
-"""
+"""Hash buckets and modulo over columns: the CPU's loops over the rules of `xxh64`."""
 
 from __future__ import annotations
 
@@ -11,182 +7,133 @@ from typing import Any
 import numpy as np
 from numba import carray, njit
 
-from intune_gpu.kernels.memory import BLOCK, expand_missing, load_u8, load_u32, load_u64, pointer
+from intune_gpu.kernels import hashing_lanes
+from intune_gpu.kernels.hashing_lanes import LANES, STEP, hash_lanes, one_at_a_time
+from intune_gpu.kernels.memory import BLOCK, expand_missing, pointer
+from intune_gpu.kernels.xxh64 import (
+    P1,
+    P2,
+    P5,
+    bucket_rule,
+    id64_bytes_rule,
+    id64_int_rule,
+    modulo_rule,
+    rotl,
+    xxh64_avalanche,
+    xxh64_merge,
+    xxh64_round,
+    xxh64_word,
+)
 
-HASH_VERSION = 1
-
-P1 = np.uint64(0x9E3779B185EBCA87)
-P2 = np.uint64(0xC2B2AE3D27D4EB4F)
-P3 = np.uint64(0x165667B19E3779F9)
-P4 = np.uint64(0x85EBCA77C2B2AE63)
-P5 = np.uint64(0x27D4EB2F165667C5)
-_S11, _S23, _S27, _S29 = np.uint64(11), np.uint64(23), np.uint64(27), np.uint64(29)
-_S31, _S32, _S33 = np.uint64(31), np.uint64(32), np.uint64(33)
+_HALVES = hashing_lanes.pays()
+_HASHED = BLOCK // 16 * 15 if _HALVES else BLOCK
+"""Values between two readings of null bits: whole steps of 12, whole bytes."""
+assert not _HALVES or (_HASHED % STEP == 0 and _HASHED % 8 == 0)
+_ZERO, _EIGHT = np.uint64(0), np.uint64(8)
 _S1, _S7, _S12, _S18 = np.uint64(1), np.uint64(7), np.uint64(12), np.uint64(18)
-_W = np.uint64(64)
-_EIGHT = np.uint64(8)
-_ZERO = np.uint64(0)
-
-# --- rules -----------------------------------------------------------------------------------------------------------
-
-
-@njit(nogil=True)
-def rotl(x: Any, bits: Any) -> Any:
-    """Rotate a uint64 left by 1 to 63 bits."""
-    return (x << bits) | (x >> (_W - bits))
-
-
-@njit(nogil=True)
-def xxh64_round(acc: Any, word: Any) -> Any:
-    """Take one 8-byte word into an accumulator."""
-    return rotl(acc + word * P2, _S31) * P1
-
-
-@njit(nogil=True)
-def xxh64_word(h: Any, word: Any) -> Any:
-    """Take one 8-byte word of the tail into the hash."""
-    return rotl(h ^ xxh64_round(_ZERO, word), _S27) * P1 + P4
-
-
-@njit(nogil=True)
-def xxh64_merge(h: Any, acc: Any) -> Any:
-    """Fold an accumulator of the 32-byte stripes into the hash."""
-    return (h ^ xxh64_round(_ZERO, acc)) * P1 + P4
-
-
-@njit(nogil=True)
-def xxh64_avalanche(h: Any) -> Any:
-    """Mix the last time."""
-    h = (h ^ (h >> _S33)) * P2
-    h = (h ^ (h >> _S29)) * P3
-    return h ^ (h >> _S32)
-
-
-@njit(nogil=True)
-def id64_int_rule(value: Any, seed: Any) -> Any:
-    """XXH64 of an integer's 8 little-endian bytes (two's complement), given as uint64."""
-    return xxh64_avalanche(xxh64_word(seed + P5 + _EIGHT, value))
-
-
-@njit(nogil=True)
-def id64_bytes_rule(address: Any, length: Any, seed: Any) -> Any:
-    """XXH64 of `length` bytes at `address` (int64 both)."""
-    end = address + length
-    if length >= 32:
-        a, b, c, d = seed + P1 + P2, seed + P2, seed, seed - P1
-        while address + 32 <= end:
-            a = xxh64_round(a, load_u64(address))
-            b = xxh64_round(b, load_u64(address + 8))
-            c = xxh64_round(c, load_u64(address + 16))
-            d = xxh64_round(d, load_u64(address + 24))
-            address += 32
-        h = rotl(a, _S1) + rotl(b, _S7) + rotl(c, _S12) + rotl(d, _S18)
-        h = xxh64_merge(xxh64_merge(xxh64_merge(xxh64_merge(h, a), b), c), d)
-    else:
-        h = seed + P5
-    h += np.uint64(length)
-    while address + 8 <= end:
-        h = xxh64_word(h, load_u64(address))
-        address += 8
-    if address + 4 <= end:
-        h = rotl(h ^ (np.uint64(load_u32(address)) * P1), _S23) * P2 + P3
-        address += 4
-    while address < end:
-        h = rotl(h ^ (np.uint64(load_u8(address)) * P5), _S11) * P1
-        address += 1
-    return xxh64_avalanche(h)
-
-
-@njit(nogil=True)
-def bucket_rule(h: Any, n: Any) -> Any:
-    """Map a hash to 0 .. n - 1; `1 <= n <= 2**31`."""
-    return ((h >> _S32) * n) >> _S32
-
-
-@njit(nogil=True)
-def modulo_rule(value: Any, n: Any) -> Any:
-    """`value mod n`, never negative. Signed values with int64, uint64 with uint64: the two never meet."""
-    return value % n
-
-
-# --- CPU loops -------------------------------------------------------------------------------------------------------
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def hash_ints_cpu(
-    columns: Any,  # (columns, 3) int64: address of the values, address of the null bits or 0, first null bit
-    parameters: Any,  # (columns, 3) uint64: feature seed, buckets less reserved, reserved
+    columns: Any,  # (columns, 4) int64, as `core.columns.Addresses` describes it
+    which: Any,  # (features,) int64: the row of `columns` that each feature reads
+    parameters: Any,  # (features, 3) uint64: feature seed, buckets less reserved, reserved
     count: Any,  # values a column
     like: Any,  # (0,) of the values' dtype
     out: Any,  # flat int64 or int32
-    starts: Any,  # (columns,) int64: where in `out` each column begins
+    starts: Any,  # (features,) int64: where in `out` each feature begins
 ) -> None:
     """Hash integer columns into buckets; a missing value gets 0."""
     missing = np.empty(BLOCK, np.uint8)
-    for c in range(len(starts)):
-        values = carray(pointer(columns[c, 0]), (count,), like.dtype)
-        seed, n, reserved = parameters[c, 0], parameters[c, 1], parameters[c, 2]
-        for start in range(0, count, BLOCK):
-            size = min(BLOCK, count - start)
-            expand_missing(columns[c, 1], columns[c, 2] + start, size, missing)
+    for f in range(len(starts)):
+        address, validity, first_bit = columns[which[f], 0], columns[which[f], 1], columns[which[f], 2]
+        values = carray(pointer(address), (count,), like.dtype)
+        seed, n, reserved = parameters[f, 0], parameters[f, 1], parameters[f, 2]
+        for start in range(0, count, _HASHED):
+            size = min(_HASHED, count - start)
+            expand_missing(validity, first_bit + start, size, missing)
             source = values[start : start + size]
-            target = out[starts[c] + start : starts[c] + start + size]
-            for i in range(size):
+            target = out[starts[f] + start : starts[f] + start + size]
+            done = _hash_steps(source, missing, target, seed, n, reserved) if _HALVES else 0
+            for i in range(done, size):
                 bucket = reserved + bucket_rule(id64_int_rule(np.uint64(np.int64(source[i])), seed), n)
                 target[i] = _ZERO if missing[i] != 0 else bucket
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def _hash_steps(source: Any, missing: Any, target: Any, seed: Any, n: Any, reserved: Any) -> Any:
+    """Hash whole steps of a block, 8 values in lanes beside 4 one by one; return how many values were done."""
+    begin = seed + P5 + _EIGHT
+    values, flags, ids = source.ctypes.data, missing.ctypes.data, target.ctypes.data
+    steps = len(source) // STEP
+    for s in range(steps):
+        i = s * STEP
+        hash_lanes(
+            values + i * source.itemsize, flags + i, ids + i * target.itemsize, source, target, begin, n, reserved
+        )
+        alone = one_at_a_time(begin)
+        for k in range(LANES, STEP):
+            j = np.uint64(i + k)  # unsigned: no check for an index from the end
+            h = xxh64_avalanche(xxh64_word(alone, np.uint64(np.int64(source[j]))))
+            target[j] = _ZERO if missing[j] != 0 else reserved + bucket_rule(h, n)
+    return steps * STEP
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def hash_strings_cpu(
-    columns: Any,  # (columns, 4) int64: address of the bytes, of the null bits or 0, first null bit, address of offsets
-    parameters: Any,  # (columns, 3) uint64: feature seed, buckets less reserved, reserved
+    columns: Any,  # (columns, 4) int64
+    which: Any,  # (features,) int64
+    parameters: Any,  # (features, 3) uint64
     count: Any,  # strings a column
     out: Any,  # flat int64 or int32
-    starts: Any,  # (columns,) int64
+    starts: Any,  # (features,) int64
 ) -> None:
     """Hash string columns into buckets; a missing string gets 0, an empty one is a value."""
     missing = np.empty(BLOCK, np.uint8)
-    for c in range(len(starts)):
-        offsets = carray(pointer(columns[c, 3]), (count + 1,), np.int64)
-        base, seed, n, reserved = columns[c, 0], parameters[c, 0], parameters[c, 1], parameters[c, 2]
+    for f in range(len(starts)):
+        column = columns[which[f]]
+        offsets = carray(pointer(column[3]), (count + 1,), np.int64)
+        base, seed, n, reserved = column[0], parameters[f, 0], parameters[f, 1], parameters[f, 2]
         for start in range(0, count, BLOCK):
             size = min(BLOCK, count - start)
-            expand_missing(columns[c, 1], columns[c, 2] + start, size, missing)
+            expand_missing(column[1], column[2] + start, size, missing)
             for i in range(size):
                 begin, end = offsets[start + i], offsets[start + i + 1]
                 if missing[i] != 0:
-                    out[starts[c] + start + i] = 0
+                    out[starts[f] + start + i] = 0
                 else:
                     h = id64_bytes_rule(base + begin, end - begin, seed)
-                    out[starts[c] + start + i] = reserved + bucket_rule(h, n)
+                    out[starts[f] + start + i] = reserved + bucket_rule(h, n)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def modulo_cpu(
-    columns: Any,  # (columns, 3) int64: address of the values, address of the null bits or 0, first null bit
-    divisors: Any,  # (columns,) int64, or uint64 for uint64 values
+    columns: Any,  # (columns, 4) int64
+    which: Any,  # (features,) int64
+    divisors: Any,  # (features,) int64, or uint64 for uint64 values
     count: Any,
     like: Any,  # (0,) of the values' dtype
     out: Any,  # flat int64 or int32
-    starts: Any,  # (columns,) int64
+    starts: Any,  # (features,) int64
 ) -> None:
     """Take integer columns modulo; a missing value gets 0. The type of `divisors` decides on signed or unsigned."""
     missing = np.empty(BLOCK, np.uint8)
-    for c in range(len(starts)):
-        values = carray(pointer(columns[c, 0]), (count,), like.dtype)
+    for f in range(len(starts)):
+        column = columns[which[f]]
+        values = carray(pointer(column[0]), (count,), like.dtype)
         for start in range(0, count, BLOCK):
             size = min(BLOCK, count - start)
-            expand_missing(columns[c, 1], columns[c, 2] + start, size, missing)
+            expand_missing(column[1], column[2] + start, size, missing)
             for i in range(size):
                 if missing[i] != 0:
-                    out[starts[c] + start + i] = 0
+                    out[starts[f] + start + i] = 0
                 else:
-                    out[starts[c] + start + i] = modulo_rule(values[start + i], divisors[c])
+                    out[starts[f] + start + i] = modulo_rule(values[start + i], divisors[f])
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def id64_ints_cpu(column: Any, count: Any, like: Any, out: Any) -> None:
-    """`id64(value, 0)` of one integer column, (3,) int64 as above, into `out` (count,) uint64; 0 where missing."""
+    """`id64(value, 0)` of one integer column, (4,) int64 as above, into `out` (count,) uint64; 0 where missing."""
     missing = np.empty(BLOCK, np.uint8)
     values = carray(pointer(column[0]), (count,), like.dtype)
     for start in range(0, count, BLOCK):

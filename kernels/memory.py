@@ -18,11 +18,6 @@ from numba.extending import intrinsic
 BLOCK = 256
 """Rows that a kernel handles at a time, so that what it keeps between steps stays in the first cache level."""
 
-_ONES = np.uint64(0x0101010101010101)
-_BIT_OF_BYTE = np.uint64(0x8040201008040201)
-_SEVENS = np.uint64(0x7F7F7F7F7F7F7F7F)
-_SEVEN = np.uint64(7)
-
 
 @intrinsic
 def pointer(typingctx: Any, address: Any) -> Any:
@@ -58,6 +53,23 @@ def address_of(array: Any) -> Any:
     return array.ctypes.data
 
 
+@intrinsic
+def _spread(typingctx: Any, bits: Any, place: Any) -> Any:
+    """Write 32 bytes at an address: 1 where a bit of a uint32 is 0, else 0. One shuffle, one mask, one comparison."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte, lanes = ir.IntType(8), ir.VectorType(ir.IntType(8), 32)
+        four = builder.bitcast(builder.trunc(args[0], ir.IntType(32)), ir.VectorType(byte, 4))
+        which = ir.Constant(ir.VectorType(ir.IntType(32), 32), [lane // 8 for lane in range(32)])
+        copies = builder.shuffle_vector(four, four, which)
+        own = builder.and_(copies, ir.Constant(lanes, [1 << lane % 8 for lane in range(32)]))
+        absent = builder.icmp_unsigned("==", own, ir.Constant(lanes, [0] * 32))
+        builder.store(builder.zext(absent, lanes), builder.inttoptr(args[1], lanes.as_pointer())).align = 1
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.int64), codegen
+
+
 @njit(nogil=True, cache=True, inline="never")
 def expand_missing(validity: Any, first_bit: int, count: int, missing: Any) -> None:
     """Write 1 where a value is missing and 0 where it is there, from null bits.
@@ -66,21 +78,24 @@ def expand_missing(validity: Any, first_bit: int, count: int, missing: Any) -> N
         validity: address of a bitmap, 1 = present; 0 where nothing is missing.
         first_bit: bit of the first value.
         count: values, 1 to `BLOCK`.
-        missing: (BLOCK,) uint8, written to a multiple of 8.
+        missing: (BLOCK,) uint8, written to a multiple of 32.
     """
-    groups = (count + 7) >> 3
-    words = missing.view(np.uint64)
+    place = missing.ctypes.data
+    groups = (count + 31) >> 5
     if validity == 0:
-        for g in range(groups):
-            words[g] = np.uint64(0)
+        words = missing.view(np.uint64)
+        for w in range(4 * groups):
+            words[w] = np.uint64(0)
         return
     first = validity + (first_bit >> 3)
-    last = validity + ((first_bit + count - 1) >> 3)
+    last = validity + ((first_bit + count - 1) >> 3)  # nothing behind this byte may be read
     shift = np.uint64(first_bit & 7)
     for g in range(groups):
-        here = first + g
-        after = min(here + 1, last)
-        bits = ((np.uint64(load_u8(after)) << np.uint64(8)) | np.uint64(load_u8(here))) >> shift
-        # One bit a byte: copy the byte eight times, keep bit i of copy i, carry it to the byte's top, bring it down.
-        spread = ((bits & np.uint64(0xFF)) * _ONES) & _BIT_OF_BYTE
-        words[g] = (((spread + _SEVENS) >> _SEVEN) & _ONES) ^ _ONES
+        here = first + 4 * g
+        if here + 7 <= last:
+            bits = load_u64(here)
+        else:
+            bits = np.uint64(0)
+            for b in range(min(last + 1 - here, 5)):
+                bits |= np.uint64(load_u8(here + b)) << np.uint64(8 * b)
+        _spread(bits >> shift, place + 32 * g)

@@ -124,6 +124,7 @@ def test_setup_installs_what_pyproject_allows(torch: str, device: str, level: st
     other_build = "fbgemm-gpu" if device == "cpu" else "fbgemm-gpu-cpu"
     assert not {other_build, "torchrec", "intune_gpu"} & set(names)
     assert {each.name for each in HARD} <= set(names)
+    assert {"numba-cuda", "nvidia-dali-cuda130"} <= set(names)
     assert ("pytest" in names) == (level == "test")
 
     allowed = {each.name: each.specifier for each in EXTRAS["torch"] + EXTRAS[device]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -128,12 +128,96 @@ class Chunk:
         return sum(column.nbytes for column in self.columns.values())
 
 
-@dataclass(frozen=True, slots=True)
-class RawBatch:
-    """The good rows of one batch, as flat columns, untouched by any op."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Addresses:
+    """Where columns stand in memory: what a kernel reads instead of arrays.
 
-    columns: Mapping[str, FlatColumn]
-    rows: int
+    Attributes:
+        names: of the C columns.
+        table: (C, 4) int64: address of the values (of strings: of the bytes), address of the null bits or 0 where none
+            is missing, the first row's null bit, address of the strings' offsets or 0.
+        step: (C, 4) int64: what a row further on adds to `table`.
+    """
+
+    names: tuple[str, ...]
+    table: npt.NDArray[np.int64]
+    step: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, columns: Mapping[str, FlatColumn]) -> Addresses:
+        """Read the addresses of contiguous columns, which must outlive them. A list column's are its elements'."""
+        table, step = [], []
+        for column in columns.values():
+            validity, offsets = column.validity, column.offsets
+            whole = column.row_offsets is not None  # rows of lists do not lie at a fixed distance
+            table.append(
+                (
+                    column.values.ctypes.data,
+                    0 if validity is None else validity.ctypes.data,
+                    column.validity_offset,
+                    0 if offsets is None else offsets.ctypes.data,
+                )
+            )
+            step.append(
+                (
+                    0 if whole or offsets is not None else column.values.itemsize,
+                    0,
+                    0 if whole or validity is None else 1,
+                    0 if whole or offsets is None else offsets.itemsize,
+                )
+            )
+        shape = (len(table), 4)
+        return cls(tuple(columns), np.array(table, np.int64).reshape(shape), np.array(step, np.int64).reshape(shape))
+
+    def at(self, row: int) -> Addresses:
+        """Return where the columns stand from a row on."""
+        return Addresses(self.names, self.table + row * self.step, self.step)
+
+
+class RawBatch:
+    """The good rows of one batch, as flat columns, untouched by any op.
+
+    Args:
+        columns: by name; each holds `rows` rows.
+        rows: number of rows.
+        addresses: of the columns, where they are known.
+    """
+
+    __slots__ = ("_addresses", "columns", "rows")
+
+    def __init__(self, columns: Mapping[str, FlatColumn], rows: int, addresses: Addresses | None = None) -> None:
+        self.columns = columns
+        self.rows = rows
+        self._addresses = addresses
+
+    @property
+    def addresses(self) -> Addresses:
+        """Where the columns stand in memory; valid as long as this batch lives."""
+        if self._addresses is None:
+            self._addresses = Addresses.of(self.columns)
+        return self._addresses
+
+    def slice(self, start: int, stop: int) -> RawBatch:
+        """Return rows `start` to `stop` without copying; no column is touched before somebody asks for it."""
+        return RawBatch(_Slices(self.columns, start, stop), stop - start, self.addresses.at(start))
+
+
+class _Slices(Mapping[str, FlatColumn]):
+    """Rows `start` to `stop` of columns, each cut when it is asked for."""
+
+    __slots__ = ("_columns", "_start", "_stop")
+
+    def __init__(self, columns: Mapping[str, FlatColumn], start: int, stop: int) -> None:
+        self._columns, self._start, self._stop = columns, start, stop
+
+    def __getitem__(self, name: str) -> FlatColumn:
+        return self._columns[name].slice(self._start, self._stop)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
 
 
 @dataclass(frozen=True, slots=True)

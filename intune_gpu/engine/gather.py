@@ -58,11 +58,10 @@ class OrderedWindow:
     def rows(self, start: int, stop: int) -> RawBatch:
         """Return the good rows at places `start` to `stop`: slices where all are good, else copies."""
         a, b = np.searchsorted(self.bad_places, (start, stop))
-        columns = self.raw.columns.items()
         if a == b:
-            return RawBatch({name: column.slice(start, stop) for name, column in columns}, stop - start)
+            return self.raw.slice(start, stop)
         good = np.delete(np.arange(start, stop, dtype=np.int64), self.bad_places[a:b] - start)
-        return RawBatch({name: take(column, good) for name, column in columns}, len(good))
+        return RawBatch({name: take(column, good) for name, column in self.raw.columns.items()}, len(good))
 
 
 def ordered_chunk(chunk: Chunk, file: str, number: int) -> OrderedWindow:

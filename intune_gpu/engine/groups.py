@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,12 @@ import numpy.typing as npt
 from intune_gpu.core.columns import STRING, FlatColumn
 from intune_gpu.core.rows import take
 from intune_gpu.kernels import fusing, hashing, jagged
-from intune_gpu.kernels.memory import address_of
 from intune_gpu.recipe import Clip, FillMissing, Log1p, MissingFlag, Scale
 from intune_gpu.recipe.ops import Bucketize, Op
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[Any]
+Whole = npt.NDArray[np.int64]
 
 
 def lower(ops: Sequence[Op]) -> tuple[tuple[str, ...], list[float], list[tuple[float, ...]]]:
@@ -50,17 +51,6 @@ def lower(ops: Sequence[Op]) -> tuple[tuple[str, ...], list[float], list[tuple[f
             case _:
                 raise TypeError(f"not a numeric op: {op!r}")
     return tuple(rules), parameters, borders
-
-
-def addresses(column: FlatColumn) -> tuple[int, int, int, int]:
-    """Return the addresses of values and null bits (0: none missing), the first null bit, the address of offsets."""
-    validity, offsets = column.validity, column.offsets
-    return (
-        address_of(column.values),
-        0 if validity is None else address_of(validity),
-        column.validity_offset,
-        0 if offsets is None else address_of(offsets),
-    )
 
 
 def elements(column: FlatColumn, first_k: int | None, lengths: npt.NDArray[np.int32]) -> FlatColumn:
@@ -115,59 +105,67 @@ class NumericGroup:
             spans=np.array(spans, np.int64).reshape(len(members), -1),
         )
 
-    def run(self, columns: Sequence[FlatColumn], rows: int, out: Floats) -> None:
+    def which(self, names: Sequence[str]) -> Whole:
+        """Return (features, 2): the row of each column in a table of these names, and the position it writes."""
+        pairs = zip(self.columns, self.positions, strict=True)
+        return np.array([(names.index(column), position) for column, position in pairs], np.int64)
+
+    def run(self, table: Whole, which: Whole, rows: int, out: Floats) -> None:
         """Write the features into `out` (rows, width)."""
-        table = np.array(
-            [(*addresses(c)[:3], position) for c, position in zip(columns, self.positions, strict=True)], np.int64
-        )
-        fusing.dense_loop(self.rules)(table, self.params, self.borders, self.spans, rows, self.like, out)
+        self._loop(table, which, self.params, self.borders, self.spans, rows, self.like, out)
+
+    @cached_property
+    def _loop(self) -> Callable[..., None]:
+        return fusing.dense_loop(self.rules)
 
 
 @dataclass(frozen=True)
-class HashGroup:
-    """Hash buckets over columns of one type.
+class IdGroup:
+    """Hash buckets or modulo over columns of one type.
 
     Attributes:
-        parameters: (features, 3): feature seed, buckets less the reserved ones, reserved.
+        columns: the column each feature reads.
+        features: (features,) their numbers among the keys.
+        physical: the columns' type.
+        parameters: of hashes (features, 3) uint64: feature seed, buckets less the reserved ones, reserved; of modulo
+            (features,) divisors, uint64 for uint64 values, else int64.
     """
 
+    columns: tuple[str, ...]
+    features: Whole
     physical: str
-    parameters: npt.NDArray[np.uint64]
+    parameters: npt.NDArray[Any]
 
-    def run(self, columns: Sequence[FlatColumn], count: int, out: Ids, starts: npt.NDArray[np.int64]) -> None:
-        """Write `count` ids a column into `out`, each column from its start."""
-        table = np.array([addresses(c) for c in columns], np.int64)
-        if self.physical == STRING:
-            hashing.hash_strings_cpu(table, self.parameters, count, out, starts)
+    def which(self, names: Sequence[str]) -> Whole:
+        """Return (features,): the row of each column in a table of these names."""
+        return np.array([names.index(column) for column in self.columns], np.int64)
+
+    def run(self, table: Whole, which: Whole, count: int, out: Ids, starts: Whole) -> None:
+        """Write `count` ids a feature into `out`, each feature's from its start."""
+        if self.parameters.ndim == 1:
+            hashing.modulo_cpu(table, which, self.parameters, count, self._like, out, starts)
+        elif self.physical == STRING:
+            hashing.hash_strings_cpu(table, which, self.parameters, count, out, starts)
         else:
-            hashing.hash_ints_cpu(table, self.parameters, count, np.empty(0, self.physical), out, starts)
+            hashing.hash_ints_cpu(table, which, self.parameters, count, self._like, out, starts)
+
+    @cached_property
+    def _like(self) -> npt.NDArray[Any]:
+        return np.empty(0, self.physical)
 
 
-@dataclass(frozen=True)
-class ModuloGroup:
-    """Modulo over columns of one type. `divisors` is uint64 for uint64 values, else int64."""
+def id64_words(table: Whole, columns: Sequence[tuple[int, str]], rows: int) -> npt.NDArray[np.uint64]:
+    """Return (columns, rows): `id64(value, 0)` of each value, 0 where it is missing.
 
-    physical: str
-    divisors: npt.NDArray[Any]
-
-    @classmethod
-    def build(cls, physical: str, members: Sequence[int]) -> ModuloGroup:
-        """Make a group of divisors."""
-        return cls(physical, np.array(members, np.uint64 if physical == "uint64" else np.int64))
-
-    def run(self, columns: Sequence[FlatColumn], count: int, out: Ids, starts: npt.NDArray[np.int64]) -> None:
-        """Write `count` ids a column into `out`, each column from its start."""
-        table = np.array([addresses(c) for c in columns], np.int64)
-        hashing.modulo_cpu(table, self.divisors, count, np.empty(0, self.physical), out, starts)
-
-
-def id64_words(columns: Sequence[FlatColumn], rows: int) -> npt.NDArray[np.uint64]:
-    """Return (columns, rows): `id64(value, 0)` of each value, 0 where it is missing."""
+    Args:
+        table: addresses, as in `core.columns.Addresses`.
+        columns: of each its row in `table` and its physical type.
+        rows: number of rows.
+    """
     words = np.empty((len(columns), rows), np.uint64)
-    for out, column in zip(words, columns, strict=True):
-        table = np.array(addresses(column), np.int64)
-        if column.offsets is not None:
-            hashing.id64_strings_cpu(table, rows, out)
+    for out, (place, physical) in zip(words, columns, strict=True):
+        if physical == STRING:
+            hashing.id64_strings_cpu(table[place], rows, out)
         else:
-            hashing.id64_ints_cpu(table, rows, column.values[:0], out)
+            hashing.id64_ints_cpu(table[place], rows, np.empty(0, physical), out)
     return words

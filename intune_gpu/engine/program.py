@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,10 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from intune_gpu.core.buffers import ALIGNMENT, BufferPool
-from intune_gpu.core.columns import FlatColumn, RawBatch, Schema
+from intune_gpu.core.columns import Addresses, FlatColumn, RawBatch, Schema
 from intune_gpu.core.errors import RecipeError
 from intune_gpu.engine.batch import Batch
-from intune_gpu.engine.groups import HashGroup, ModuloGroup, NumericGroup, elements, id64_words, lower
+from intune_gpu.engine.groups import IdGroup, Ids, NumericGroup, elements, id64_words, lower
 from intune_gpu.kernels import hashing
 from intune_gpu.kernels.denormals import denormals_kept
 from intune_gpu.recipe import Recipe
@@ -25,6 +27,9 @@ from intune_gpu.recipe.ops import Bucketize, Cross, HashBucket, Modulo
 INDEX_DTYPES = ("int64", "int32")
 MAX_IDS = 2**31 - 1
 """Ids a batch may hold: TorchRec's offsets are int32."""
+MAX_SIZES = 16
+"""Sizes of batches that are remembered; a run has two, a caller may have many."""
+_FIRST = np.zeros(1, np.int64)
 
 
 class Program:
@@ -53,22 +58,23 @@ class Program:
     def _compile(self, recipe: Recipe, schema: Schema, index_dtype: str) -> None:
         self.recipe = recipe
         self.columns = recipe.columns
+        self._physical = {name: schema[name].physical for name in recipe.columns}
         self._index_dtype = np.dtype(index_dtype)
         self._keys = list(recipe.sparse_names)
+        self._numbers = np.arange(len(self._keys), dtype=np.int64)
         self._label = NumericGroup.build(schema[recipe.label].physical, [(0, recipe.label, ())])
         self._dense = self._numeric_groups(schema)
-        self._lists: list[tuple[int, SparseFeature, HashGroup | ModuloGroup]] = []
-        self._singles: list[tuple[list[tuple[int, str]], HashGroup | ModuloGroup]] = []
-        self._group_ids(schema)
+        self._singles, self._lists = self._id_groups(schema)
         features = list(enumerate(recipe.sparse_features))
-        self._crosses = [(i, f) for i, f in features if isinstance(f.last, Cross)]
-        self._crossed = tuple(dict.fromkeys(c for _, f in self._crosses for c in f.columns))
-        self._cross_parameters = [self._hash_parameters(f) for _, f in self._crosses]
-        bucketized = [(i, f) for i, f in features if isinstance(f.last, Bucketize)]
+        self._crosses = [(i, f, self._hash_parameters(f)) for i, f in features if isinstance(f.last, Cross)]
         self._bucketized = [
             (i, NumericGroup.build(schema[f.columns[0]].physical, [(0, f.columns[0], (*f.ops, f.last))]))
-            for i, f in bucketized
+            for i, f in features
+            if isinstance(f.last, Bucketize)
         ]
+        self._wirings: dict[tuple[str, ...], _Wiring] = {}
+        self._layouts: dict[tuple[int, int], _Layout] = {}
+        self._ones: dict[int, torch.Tensor] = {}
 
     @property
     def row_nbytes(self) -> int:
@@ -82,68 +88,90 @@ class Program:
         Raises:
             ValueError: the batch holds 2**31 ids or more.
         """
-        rows, features = raw.rows, self.recipe.sparse_features
-        lengths = np.empty((len(features), rows), np.int32)
-        flat: dict[int, FlatColumn] = {}
-        counts = np.full(len(features), rows, np.int64)
-        for i, feature, _ in self._lists:
-            flat[i] = elements(raw.columns[feature.columns[0]], feature.first_k, lengths[i])
-            counts[i] = flat[i].rows
-        total = int(counts.sum())
+        rows, table = raw.rows, raw.addresses
+        wiring = self._wirings.get(table.names) or self._wire(table.names)
+        flat, lengths, starts, total = self._lengths(raw)
+        dense, label, values = self._allocate(rows, total)
+        self._label.run(table.table, wiring.label, rows, label.reshape(rows, 1))
+        for numeric, which in wiring.dense:
+            numeric.run(table.table, which, rows, dense)
+        for group, which in wiring.singles:
+            group.run(table.table, which, rows, values, starts[group.features])
+        for group, column in zip(self._lists, flat, strict=True):
+            own = Addresses.of({"": column})
+            group.run(own.table, _FIRST, column.rows, values, starts[group.features])
+        self._run_crosses(table.table, wiring, rows, values, starts)
+        for (i, numeric), which in zip(self._bucketized, wiring.bucketized, strict=True):
+            scratch = np.empty((rows, 1), np.float32)
+            numeric.run(table.table, which, rows, scratch)
+            values[starts[i] : starts[i] + rows] = np.nan_to_num(scratch[:, 0], copy=False, nan=0.0)  # missing: id 0
+        sparse = KeyedJaggedTensor(keys=self._keys, values=torch.from_numpy(values), lengths=lengths, stride=rows)
+        return Batch(torch.from_numpy(dense), sparse, torch.from_numpy(label))
+
+    def _lengths(self, raw: RawBatch) -> tuple[list[FlatColumn], torch.Tensor, npt.NDArray[np.int64], int]:
+        """Return the lists' elements, lengths (F * rows,), where each feature's ids start (F,), and their total."""
+        rows = raw.rows
+        if not self._lists:
+            return [], self._all_ones(rows), self._numbers * rows, len(self._keys) * rows
+        nbytes = 4 * len(self._keys) * rows
+        lengths = self._pool.take(nbytes).view(np.int32).reshape(len(self._keys), rows)
+        lengths.fill(1)
+        counts = np.full(len(self._keys), rows, np.int64)
+        flat = []
+        for group in self._lists:
+            i = int(group.features[0])
+            flat.append(elements(raw.columns[group.columns[0]], self.recipe.sparse_features[i].first_k, lengths[i]))
+            counts[i] = flat[-1].rows
+        ends = np.cumsum(counts)
+        total = int(ends[-1])
         if total > MAX_IDS:
             raise ValueError(
                 f"batch of {rows} rows: expected at most {MAX_IDS} ids, found {total}; use a smaller batch"
             )
-        dense, label, values, lengths_out = self._allocate(rows, total)
-        lengths_out[:] = 1
-        for i in flat:
-            lengths_out[i] = lengths[i]
-        starts = np.concatenate(([0], np.cumsum(counts)))[: len(features)].astype(np.int64)
-        self._label.run([raw.columns[self.recipe.label]], rows, label.reshape(rows, 1))
-        for numeric in self._dense:
-            numeric.run([raw.columns[name] for name in numeric.columns], rows, dense)
-        self._run_ids(raw, flat, values, starts)
-        sparse = KeyedJaggedTensor(
-            keys=self._keys,
-            values=torch.from_numpy(values),
-            lengths=torch.from_numpy(lengths_out.reshape(-1)),
-            stride=rows,
+        return flat, torch.from_numpy(lengths.reshape(-1)), ends - counts, total
+
+    def _all_ones(self, rows: int) -> torch.Tensor:
+        """Lengths of a batch without lists, shared by the batches of one size as long as nobody writes into them."""
+        ones = self._ones.get(rows)
+        if ones is None or ones._version:
+            if len(self._ones) >= MAX_SIZES:
+                self._ones.clear()
+            self._ones[rows] = ones = torch.ones(len(self._keys) * rows, dtype=torch.int32)
+        return ones
+
+    def _wire(self, names: tuple[str, ...]) -> _Wiring:
+        """Look up where each group's columns stand among these names."""
+        self._wirings[names] = wiring = _Wiring(
+            self._label.which(names),
+            [(group, group.which(names)) for group in self._dense],
+            [(group, group.which(names)) for group in self._singles],
+            [group.which(names) for _, group in self._bucketized],
+            {name: names.index(name) for _, feature, _ in self._crosses for name in feature.columns},
         )
-        return Batch(torch.from_numpy(dense), sparse, torch.from_numpy(label))
+        return wiring
 
-    def _run_ids(
-        self, raw: RawBatch, flat: dict[int, FlatColumn], values: npt.NDArray[Any], starts: npt.NDArray[np.int64]
+    def _run_crosses(
+        self, table: npt.NDArray[np.int64], wiring: _Wiring, rows: int, values: Ids, starts: npt.NDArray[np.int64]
     ) -> None:
-        rows = raw.rows
-        for members, group in self._singles:
-            columns = [raw.columns[name] for _, name in members]
-            group.run(columns, rows, values, starts[[i for i, _ in members]])
-        for i, _, group in self._lists:
-            group.run([flat[i]], flat[i].rows, values, starts[i : i + 1])
-        if self._crosses:
-            words = id64_words([raw.columns[name] for name in self._crossed], rows)
-            for (i, feature), parameters in zip(self._crosses, self._cross_parameters, strict=True):
-                which = np.array([self._crossed.index(name) for name in feature.columns], np.int64)
-                hashing.cross_cpu(words, which, parameters, values[starts[i] : starts[i] + rows])
-        for i, numeric in self._bucketized:
-            scratch = np.empty((rows, 1), np.float32)
-            numeric.run([raw.columns[numeric.columns[0]]], rows, scratch)
-            values[starts[i] : starts[i] + rows] = np.nan_to_num(scratch[:, 0], copy=False, nan=0.0)  # missing: id 0
+        if not self._crosses:
+            return
+        names = list(wiring.crossed)
+        words = id64_words(table, [(wiring.crossed[name], self._physical[name]) for name in names], rows)
+        for i, feature, parameters in self._crosses:
+            which = np.array([names.index(name) for name in feature.columns], np.int64)
+            hashing.cross_cpu(words, which, parameters, values[starts[i] : starts[i] + rows])
 
-    def _allocate(self, rows: int, ids: int) -> tuple[npt.NDArray[Any], ...]:
-        """Cut dense (rows, D), label (rows,), ids (ids,) and lengths (F, rows) out of one buffer."""
-        index, f32, i32 = self._index_dtype, np.dtype(np.float32), np.dtype(np.int32)
-        shapes: list[tuple[tuple[int, ...], np.dtype[Any]]] = [
-            ((rows, len(self.recipe.dense_features)), f32),
-            ((rows,), f32),
-            ((ids,), index),
-            ((len(self._keys), rows), i32),
-        ]
-        sizes = [int(np.prod(shape)) * dtype.itemsize for shape, dtype in shapes]
-        begins = np.cumsum([0] + [-(-size // ALIGNMENT) * ALIGNMENT for size in sizes])
-        buffer = self._pool.take(int(begins[-1]))
-        parts = zip(shapes, sizes, begins[:-1], strict=True)
-        return tuple(buffer[b : b + size].view(dtype).reshape(shape) for (shape, dtype), size, b in parts)
+    def _allocate(self, rows: int, ids: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], Ids]:
+        """Cut dense (rows, D), label (rows,) and ids (ids,) out of one buffer."""
+        layout = self._layouts.get((rows, ids))
+        if layout is None:
+            if len(self._layouts) >= MAX_SIZES:
+                self._layouts.clear()
+            layout = _Layout.of(rows, len(self.recipe.dense_features), ids, self._index_dtype)
+            self._layouts[rows, ids] = layout
+        buffer = self._pool.take(layout.nbytes)
+        dense, label, values = (np.ndarray(shape, dtype, buffer, begin) for shape, dtype, begin in layout.parts)
+        return dense, label, values
 
     def _numeric_groups(self, schema: Schema) -> list[NumericGroup]:
         members = defaultdict(list)
@@ -152,25 +180,29 @@ class Program:
             members[physical, lower(feature.ops)[0]].append((position, feature.column, feature.ops))
         return [NumericGroup.build(physical, group) for (physical, _), group in members.items()]
 
-    def _group_ids(self, schema: Schema) -> None:
-        """Sort hashed and modulo features into groups; a list feature is a group of its own."""
+    def _id_groups(self, schema: Schema) -> tuple[list[IdGroup], list[IdGroup]]:
+        """Sort hashed and modulo features into groups: single values; list features, each a group of its own."""
         singles: dict[tuple[str, type], list[tuple[int, SparseFeature]]] = defaultdict(list)
+        lists: list[IdGroup] = []
         for i, feature in enumerate(self.recipe.sparse_features):
             if not isinstance(feature.last, HashBucket | Modulo):
                 continue
             kind = schema[feature.columns[0]]
             if kind.is_list:
-                self._lists.append((i, feature, self._id_group(kind.physical, [feature])))
+                lists.append(self._id_group(kind.physical, [(i, feature)]))
             else:
                 singles[kind.physical, type(feature.last)].append((i, feature))
-        for (physical, _), members in singles.items():
-            group = self._id_group(physical, [feature for _, feature in members])
-            self._singles.append(([(i, feature.columns[0]) for i, feature in members], group))
+        return [self._id_group(physical, members) for (physical, _), members in singles.items()], lists
 
-    def _id_group(self, physical: str, features: Sequence[SparseFeature]) -> HashGroup | ModuloGroup:
+    def _id_group(self, physical: str, members: Sequence[tuple[int, SparseFeature]]) -> IdGroup:
+        features = [feature for _, feature in members]
         if isinstance(features[0].last, Modulo):
-            return ModuloGroup.build(physical, [f.num_embeddings for f in features])
-        return HashGroup(physical, np.array([self._hash_parameters(f) for f in features], np.uint64))
+            unsigned = physical == "uint64"  # the two never meet: either would lose values
+            parameters = np.array([f.num_embeddings for f in features], np.uint64 if unsigned else np.int64)
+        else:
+            parameters = np.array([self._hash_parameters(f) for f in features], np.uint64)
+        numbers = np.array([i for i, _ in members], np.int64)
+        return IdGroup(tuple(f.columns[0] for f in features), numbers, physical, parameters)
 
     def _hash_parameters(self, feature: SparseFeature) -> npt.NDArray[np.uint64]:
         """Return (3,): feature seed, buckets less the reserved ones, reserved."""
@@ -179,3 +211,32 @@ class Program:
         salt = feature.name if last.salt is None else last.salt
         seed = hashing.feature_seed(salt, self.recipe.seed)
         return np.array([seed, last.num_buckets - last.reserved, last.reserved], np.uint64)
+
+
+@dataclass(frozen=True)
+class _Wiring:
+    """Where the columns of each group stand in a table of addresses."""
+
+    label: npt.NDArray[np.int64]
+    dense: list[tuple[NumericGroup, npt.NDArray[np.int64]]]
+    singles: list[tuple[IdGroup, npt.NDArray[np.int64]]]
+    bucketized: list[npt.NDArray[np.int64]]
+    crossed: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the parts of a batch stand in its buffer."""
+
+    nbytes: int
+    parts: tuple[tuple[tuple[int, ...], np.dtype[Any], int], ...]
+
+    @classmethod
+    def of(cls, rows: int, dense: int, ids: int, index: np.dtype[Any]) -> _Layout:
+        f32 = np.dtype(np.float32)
+        shapes: list[tuple[tuple[int, ...], np.dtype[Any]]] = [((rows, dense), f32), ((rows,), f32), ((ids,), index)]
+        begin, parts = 0, []
+        for shape, dtype in shapes:
+            parts.append((shape, dtype, begin))
+            begin += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+        return cls(begin, tuple(parts))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from intune_gpu.kernels import hashing, numeric
+from intune_gpu.kernels import numeric, xxh64
 
 if importlib.util.find_spec("numba_cuda") is None:
     pytest.skip("numba-cuda is not installed: rules are not compiled for CUDA here", allow_module_level=True)
@@ -46,19 +46,19 @@ def _bucketize(x, y, out):
 def _hash_bucket(x, y, out):
     i = cuda.grid(1)
     if i < len(x):
-        out[i] = hashing.bucket_rule(hashing.id64_int_rule(x[i], y[0]), y[1])
+        out[i] = xxh64.bucket_rule(xxh64.id64_int_rule(x[i], y[0]), y[1])
 
 
 def _cross(x, y, out):
     i = cuda.grid(1)
     if i < len(x):
-        out[i] = hashing.xxh64_avalanche(hashing.xxh64_word(hashing.xxh64_merge(x[i], y[i]), y[i] + _ONE))
+        out[i] = xxh64.xxh64_avalanche(xxh64.xxh64_word(xxh64.xxh64_merge(x[i], y[i]), y[i] + _ONE))
 
 
 def _modulo(x, y, out):
     i = cuda.grid(1)
     if i < len(x):
-        out[i] = hashing.modulo_rule(x[i], y[0])
+        out[i] = xxh64.modulo_rule(x[i], y[0])
 
 
 KERNELS = {
