@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import carray, njit
 
-from intune_gpu.kernels.memory import load_u8, pointer
+from intune_gpu.kernels.memory import load_u8, load_u64, pointer
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _M1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -167,3 +167,48 @@ def take_elements_cpu(
         begin = begins[rows[i]]
         for k in range(starts[i + 1] - starts[i]):
             out[starts[i] + k] = begin + k
+
+
+@njit(nogil=True, cache=True)
+def append_cpu(
+    columns: Any,  # (C, 4) int64, as `core.columns.Addresses` describes it: where to read, rows 0 to `rows`
+    sizes: Any,  # (C,) int64: bytes of a value; 0 leaves a column out
+    rows: Any,
+    first: Any,  # rows that are there already
+    targets: Any,  # (C, 2) int64: addresses of the values' memory and of a bitmap that is 0 from bit `first` on
+) -> None:
+    """Put the values and null bits of fixed-width columns behind those that are there; a bitmap ends on a word."""
+    for c in range(len(sizes)):
+        size = sizes[c]
+        if size == 0:
+            continue
+        nbytes = rows * size
+        source = carray(pointer(columns[c, 0]), (nbytes,), np.uint8)
+        target = carray(pointer(targets[c, 0] + first * size), (nbytes,), np.uint8)
+        target[:] = source
+        words = carray(pointer(targets[c, 1]), ((first + rows + 63) >> 5,), np.uint32)
+        _append_bits(columns[c, 1], columns[c, 2], rows, words, first)
+
+
+@njit(nogil=True, cache=True)
+def _append_bits(validity: Any, first_bit: Any, count: Any, words: Any, place: Any) -> None:
+    """Set the bits from `place` on to `count` null bits, or to 1 where there are none, 32 at a time."""
+    last = validity + ((first_bit + count - 1) >> 3)  # nothing behind this byte may be read
+    for start in range(0, count, 32):
+        if validity == 0:
+            bits = np.uint64(0xFFFFFFFF)
+        else:
+            here = validity + ((first_bit + start) >> 3)
+            bits = np.uint64(0)
+            if here + 7 <= last:
+                bits = load_u64(here)
+            else:
+                for b in range(min(last + 1 - here, 5)):
+                    bits |= np.uint64(load_u8(here + b)) << np.uint64(8 * b)
+            bits = (bits >> np.uint64((first_bit + start) & 7)) & np.uint64(0xFFFFFFFF)
+        if count - start < 32:
+            bits &= (np.uint64(1) << np.uint64(count - start)) - np.uint64(1)
+        w = (place + start) >> 5
+        bits <<= np.uint64((place + start) & 31)
+        words[w] |= np.uint32(bits)
+        words[w + 1] |= np.uint32(bits >> np.uint64(32))

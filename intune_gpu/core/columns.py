@@ -137,11 +137,13 @@ class Addresses:
         table: (C, 4) int64: address of the values (of strings: of the bytes), address of the null bits or 0 where none
             is missing, the first row's null bit, address of the strings' offsets or 0.
         step: (C, 4) int64: what a row further on adds to `table`.
+        dtypes: of the values.
     """
 
     names: tuple[str, ...]
     table: npt.NDArray[np.int64]
     step: npt.NDArray[np.int64]
+    dtypes: tuple[np.dtype[Any], ...]
 
     @classmethod
     def of(cls, columns: Mapping[str, FlatColumn]) -> Addresses:
@@ -167,11 +169,21 @@ class Addresses:
                 )
             )
         shape = (len(table), 4)
-        return cls(tuple(columns), np.array(table, np.int64).reshape(shape), np.array(step, np.int64).reshape(shape))
+        return cls(
+            tuple(columns),
+            np.array(table, np.int64).reshape(shape),
+            np.array(step, np.int64).reshape(shape),
+            tuple(column.values.dtype for column in columns.values()),
+        )
 
     def at(self, row: int) -> Addresses:
         """Return where the columns stand from a row on."""
-        return Addresses(self.names, self.table + row * self.step, self.step)
+        return Addresses(self.names, self.table + row * self.step, self.step, self.dtypes)
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """(C,) int64: bytes of a value; 0 for strings and lists."""
+        return self.step[:, 0]
 
 
 class RawBatch:

@@ -9,7 +9,7 @@ batch is a slice of the ordered window, without copying.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,12 +69,6 @@ def ordered_chunk(chunk: Chunk, file: str, number: int) -> OrderedWindow:
     places = np.array([bad.row for bad in chunk.bad], np.int64)
     found = tuple(FoundBadRow(file, number, bad) for bad in chunk.bad)
     return OrderedWindow(RawBatch(chunk.columns, chunk.rows), places, found)
-
-
-def joined(parts: Sequence[RawBatch]) -> RawBatch:
-    """Return the rows of all parts, one after another, in buffers of their own."""
-    columns = {name: join([part.columns[name] for part in parts]) for name in parts[0].columns}
-    return RawBatch(columns, sum(part.rows for part in parts))
 
 
 def raw_nbytes(raw: RawBatch) -> int:

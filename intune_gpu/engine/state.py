@@ -78,6 +78,7 @@ class RunState(Generic[T]):
         self.transform = transform
         self.plan = plan
         self.clocks = clocks
+        self.pool = pool
         self.schedule = Schedule(run, source.chunks, transform.batch_bytes, pool)
         # Reentrant: the garbage collector may close an abandoned run inside any thread, one of its own included.
         self.lock = threading.RLock()

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from intune_gpu.core.columns import RawBatch
 from intune_gpu.engine.bad_rows import FoundBadRow
-from intune_gpu.engine.gather import OrderedWindow, joined
+from intune_gpu.engine.gather import OrderedWindow
+from intune_gpu.engine.joining import Joiner
 from intune_gpu.engine.schedule import Window
 from intune_gpu.engine.state import Delivery, RunState, since
 
@@ -70,26 +71,31 @@ def do_batch(state: RunState[Any], number: int) -> None:
 
 def _make(state: RunState[T], job: _Job) -> Delivery[T]:
     cuts = state.run.cuts(job.number)
-    parts: list[RawBatch] = []
+    spans = [span for cut in cuts for span in cut.spans]
+    joiner = None if len(spans) == 1 else Joiner(sum(stop - start for start, stop in spans), state.pool)
+    raw: RawBatch | None = None
     bad: tuple[FoundBadRow, ...] = ()
     first_bad: FoundBadRow | None = None
     for cut in cuts:
         window, ordered = _await_window(state, cut.window, job)
         if cut is cuts[0]:
             job.chunk, job.row = window.chunks[0], 0 if state.run.order.shuffled else cut.spans[0][0]
-        here = [ordered.rows(start, stop) for start, stop in cut.spans]
+        for start, stop in cut.spans:
+            raw = ordered.rows(start, stop)
+            if joiner is not None:
+                joiner.add(raw)
         missing = tuple(row for start, stop in cut.spans for row in ordered.bad_between(start, stop))
         if missing and first_bad is None:
             first_bad = ordered.first_bad(window.spans)
         bad += missing
-        if cut is not cuts[-1]:
-            here = [joined(here)]  # a copy: no window is held while waiting for the next one
+        if cut is not cuts[-1]:  # its rows were copied: no window is held while waiting for the next one
             with state.lock:
                 state.schedule.release(cut.window)
                 state.bytes_changed()
             job.holds = None
-        parts += here
-    value = state.transform.run(parts[0] if len(parts) == 1 else joined(parts))
+    raw = raw if joiner is None else joiner.finish()
+    assert raw is not None
+    value = state.transform.run(raw)
     return Delivery(value, bad, first_bad, state.transform.nbytes(value))
 
 

@@ -12,7 +12,7 @@ from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import BadRow, Chunk, FlatColumn
 from intune_gpu.core.rows import join, take
 from intune_gpu.engine import gather
-from intune_gpu.engine.gather import Assembly, OrderedWindow, joined, ordered_chunk
+from intune_gpu.engine.gather import Assembly, OrderedWindow, ordered_chunk
 from intune_gpu.engine.order import EpochOrder, epoch_order
 from intune_gpu.kernels.gather import sample_cpu
 from tests import fakes
@@ -177,12 +177,6 @@ def test_first_bad_row_is_by_file_order() -> None:
     assert only is not None
     assert (only.chunk, only.bad.row) == (1, 10)
     assert window.first_bad(((places[5], places[5]),)) is None
-
-
-def test_joined_parts() -> None:
-    source = fakes.FakeSource([10, 10], bad=[3])
-    parts = [ordered_chunk(source.read(i), "f", i).rows(a, b) for i, a, b in ((0, 2, 10), (1, 0, 0), (1, 0, 4))]
-    assert fakes.rows_of(joined(parts)) == [fakes.value_of(n) for n in (2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13)]
 
 
 def test_an_empty_window_part() -> None:
