@@ -1,0 +1,54 @@
+"""What `intune-gpu` prints: tables for people, one JSON document for programs, a progress bar on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_PIPE_WIDTH = 200
+"""Columns of a table that goes into a file or a pipe."""
+
+
+def console() -> Console:
+    """Return where tables are printed: as wide as the terminal is."""
+    wide = None if sys.stdout.isatty() else _PIPE_WIDTH
+    return Console(highlight=False, soft_wrap=False, width=wide)
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print one JSON document on stdout."""
+    json.dump(document, sys.stdout, indent=1, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how far something is, on stderr if that is a terminal; give the function to tell it (done, total)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    screen = Console(stderr=True)
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def percent(share: float) -> str:
+    """Return a share in percent, never rounded to none or to all of what is neither."""
+    if share in (0.0, 1.0):
+        return f"{share:.0%}"
+    return f"{min(max(100 * share, 0.1), 99.9):.1f}%"
+
+
+def size(nbytes: int) -> str:
+    """Return a number of bytes in a unit that suits it."""
+    amount = float(nbytes)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
