@@ -16,6 +16,7 @@ from intune_gpu.sources.sampling import Sample
 from intune_gpu.train.config import UsageError
 
 _SHOWN_NAMES = 20
+_YES = ("1", "yes", "y", "true", "t", "positive", "click", "clicked")
 _MIN_OF_A_CLASS = 10
 """Of fewer rows of a class nothing is said to give the label away: it may be chance."""
 
@@ -41,13 +42,16 @@ def check_label(label: str | None, profiles: Sequence[Profile], sample: Sample) 
     if found.kind == "empty":
         raise UsageError(f"{where}: expected 0 and 1, found no value at all; name another column")
     if found.kind == "text":
-        shown = ", ".join(f'"{value}"' for value, _ in found.top)
+        values = [str(value) for value, _ in found.top]
+        shown = ", ".join(f'"{value}"' for value in values)
+        one = next((value for value in values if value.lower() in _YES), values[-1])
         raise UsageError(
             f"{where}: expected numbers 0 and 1, found text such as {shown}; "
-            f"write it as 1 and 0, as pyarrow.compute.equal(column, {found.top[0][0]!r}).cast('int8') does"
+            f"write it as 1 and 0, as pyarrow.compute.equal(column, {one!r}).cast('int8') does"
         )
     if found.refused or found.is_list:
-        raise UsageError(f"{where}: expected one number a row, 0 or 1, found {found.type}; write it as 0 and 1")
+        why = f" ({found.refused})" if found.refused else ""
+        raise UsageError(f"{where}: expected one number a row, 0 or 1, found {found.type}{why}; write it as 0 and 1")
     if found.kind != "bool" and not (_between(found.minimum) and _between(found.maximum)):
         raise UsageError(
             f"{where}: expected values from 0 to 1, found {found.minimum} to {found.maximum}; training learns a "
@@ -100,7 +104,7 @@ def _gives_away(column: pa.ChunkedArray, positive: npt.NDArray[np.bool_]) -> str
 
 def _codes(column: pa.ChunkedArray) -> npt.NDArray[Any] | None:
     """Return a number for each value, -1 where it is missing; None of what has more than two values, or is a list."""
-    if pa.types.is_nested(column.type) or pa.types.is_float16(column.type):
+    if pa.types.is_nested(column.type):
         return None
     try:
         encoded = pc.dictionary_encode(column).combine_chunks()

@@ -38,6 +38,10 @@ class Numbers:
     median: float
     p99: float
     deciles: tuple[float, ...]
+    lowest: float
+    highest: float
+    infinite: bool
+    """Whether there are infinite values besides."""
     rising: bool
     """Whether each value is above the one before, as a row number is."""
 
@@ -213,8 +217,6 @@ def _values(column: pa.ChunkedArray) -> tuple[int, pa.Array, int]:
         array = pc.list_flatten(array)
     if isinstance(array, pa.DictionaryArray):
         array = array.dictionary_decode()
-    if pa.types.is_float16(array.type):
-        array = array.cast(pa.float32())
     if pa.types.is_floating(array.type):
         nan = pc.is_nan(array)
         missing += int(pc.sum(nan).as_py() or 0) if not is_list_type(column.type) else 0
@@ -224,9 +226,8 @@ def _values(column: pa.ChunkedArray) -> tuple[int, pa.Array, int]:
 
 def _counts(values: pa.Array) -> pa.StructArray | None:
     """Return each value and how often it stands there; None of what Arrow cannot compare."""
-    views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
     try:
-        return pc.value_counts(values.cast(views[values.type]) if values.type in views else values)
+        return pc.value_counts(values)
     except pa.ArrowNotImplementedError:
         return None
 
@@ -235,7 +236,7 @@ def _top(counts: pa.StructArray, present: int) -> tuple[tuple[Any, float], ...]:
     number = counts.field("counts").to_numpy()
     order = np.argsort(-number, kind="stable")[:_SHOWN_VALUES]
     values = counts.field("values")
-    return tuple((plain(values[int(i)].as_py()), float(number[i] / present)) for i in order)
+    return tuple((plain(_scalar(values[int(i)])), float(number[i] / present)) for i in order)
 
 
 def _range(values: pa.Array) -> dict[str, Any]:
@@ -253,12 +254,13 @@ def _range(values: pa.Array) -> dict[str, Any]:
 def _scalar(value: pa.Scalar) -> Any:
     try:
         return value.as_py()
-    except ValueError:  # nanoseconds that Python's datetime cannot hold
-        return str(value)
+    except (ValueError, OverflowError):  # a time that Python's datetime cannot hold
+        return f"{value.value} {getattr(value.type, 'unit', '')}".strip()
 
 
 def _numbers(values: pa.Array) -> Numbers | None:
     numbers = values.to_numpy(zero_copy_only=False).astype(np.float64)
+    present = len(numbers)
     numbers = numbers[np.isfinite(numbers)]
     if not len(numbers):
         return None
@@ -266,7 +268,8 @@ def _numbers(values: pa.Array) -> Numbers | None:
         mean, std = float(numbers.mean()), float(numbers.std())
     *deciles, p99 = (float(q) for q in np.quantile(numbers, _QUANTILES))
     rising = len(numbers) > 1 and bool((np.diff(numbers) > 0).all())
-    return Numbers(mean, std, deciles[4], p99, tuple(deciles), rising)
+    low, high, infinite = float(numbers.min()), float(numbers.max()), len(numbers) < present
+    return Numbers(mean, std, deciles[4], p99, tuple(deciles), low, high, infinite, rising)
 
 
 def _all_match(counts: pa.StructArray, pattern: re.Pattern[str]) -> bool:

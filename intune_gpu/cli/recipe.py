@@ -27,7 +27,7 @@ from intune_gpu.recipe.ops import Op
 from intune_gpu.sources.sampling import Sample
 from intune_gpu.train.config import DataConfig, UsageError
 
-_STEPS = 64
+_STEPS = 128
 _MIN_BATCH = 64
 
 
@@ -105,7 +105,7 @@ def training_command(config: RecipeConfig, out: Path, sample: Sample, label: Pro
 
 
 def batch_size(rows: int) -> int:
-    """Return a power of two with which an epoch has some 64 steps or more: at most training's own default."""
+    """Return a power of two with which an epoch has some 128 steps or more: at most training's own default."""
     wanted = max(_MIN_BATCH, rows // _STEPS)
     return int(min(DataConfig.batch_size, 1 << (wanted.bit_length() - 1)))
 
@@ -153,9 +153,10 @@ def _chain(choice: Choice) -> str:
 
 def _op(op: Op) -> str:
     """Return an op as a person writes it: no defaults, and no name for the only parameter."""
-    given = {item.name: getattr(op, item.name) for item in fields(op) if getattr(op, item.name) != item.default}
-    texts = map(str, given.values()) if len(fields(op)) == 1 else (f"{name}={value}" for name, value in given.items())
-    return f"{type(op).__name__}({', '.join(texts)})"
+    if len(fields(op)) == 1:
+        return f"{type(op).__name__}({getattr(op, fields(op)[0].name)})"
+    given = [(item.name, getattr(op, item.name)) for item in fields(op) if getattr(op, item.name) != item.default]
+    return f"{type(op).__name__}({', '.join(f'{name}={value}' for name, value in given)})"
 
 
 def _choice_json(choice: Choice) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from intune_gpu.cli.profile import Numbers, Profile
-from intune_gpu.recipe import Bucketize, Clip, Column, FillMissing, FirstK, HashBucket, Log1p, Scale
+from intune_gpu.recipe import Bucketize, Clip, Column, FillMissing, FirstK, HashBucket, Log1p, MissingFlag, Scale
 from intune_gpu.recipe.ops import Op
 
 _ID_NAME = re.compile(
@@ -22,11 +22,12 @@ _COUNT_NAME = re.compile(
     re.IGNORECASE,
 )
 _TIME_NAME = re.compile(r"(time|date|stamp|epoch|(^|_)ts|_at)$", re.IGNORECASE)
-_EPOCHS = (946_684_800, 4_102_444_800)  # 2000 to 2100, in seconds
+_EPOCHS = (315_532_800, 4_102_444_800)  # 1980 to 2100, in seconds
 
 _FEW_VALUES = 50
 _ID_SPREAD = 50
 _HEAVY_TAIL = 8.0
+_TINY_PART = 100
 _LONG_LIST = 32
 _BUCKETS_A_VALUE = 4
 _MIN_BUCKETS, _MAX_BUCKETS = 16, 1 << 20
@@ -102,6 +103,9 @@ def _choose(found: Profile) -> Choice:
         return Choice(found.name, "left out", why=reason)
     if found.is_list or found.kind == "text":
         return _hashed(found)
+    if found.distinct == 1 and found.kind != "integer":
+        told = "one value: all it tells is whether it is there"
+        return Choice(found.name, "dense", found.name, (MissingFlag(),), why=told)
     if found.kind == "bool":
         return Choice(found.name, "dense", found.name, (FillMissing(0.0),), why="true is 1")
     if found.kind == "integer":
@@ -127,14 +131,14 @@ def _unfit(found: Profile) -> str | None:
         return "it holds no value"
     if found.is_list and found.distinct == 1 and found.longest <= 1 and not found.missing:
         return "constant"
+    if found.kind == "integer" and not found.is_list and _is_time(found):
+        return "a time in seconds, or parts of them: write what matters of it (hour, weekday, age in days)"
     if found.near_unique and found.kind == "text":
         return "nearly every row has another value: a row id, or free text"
     if found.near_unique and found.kind == "integer" and not _COUNT_NAME.search(found.name):
         assert found.numbers is not None
         if _is_id_name(found.name) or found.numbers.rising or _is_wide(found):
             return "nearly every row has another value: a row id"
-    if found.kind == "integer" and not found.is_list and _is_time(found):
-        return "a time in seconds or milliseconds: write what matters of it (hour, weekday, age in days)"
     if found.kind == "float" and (found.numbers is None or _beyond_float32(found.numbers)):
         return "its values do not fit float32"
     return None
@@ -165,14 +169,16 @@ def _id_reason(found: Profile) -> str | None:
 def _number(found: Profile) -> Choice:
     numbers = found.numbers
     assert numbers is not None
+    low, high = (numbers.lowest, numbers.highest) if numbers.infinite else (None, None)
     skewed = numbers.p99 > _HEAVY_TAIL * max(numbers.median, 1.0)
-    if skewed and isinstance(found.minimum, int | float) and found.minimum >= 0:
-        ops: tuple[Op, ...] = (FillMissing(0.0), Clip(min=0.0), Log1p())
-        return Choice(found.name, "dense", found.name, ops, why="never negative, with a long tail")
+    if skewed and numbers.lowest >= -numbers.p99 / _TINY_PART:
+        ops: tuple[Op, ...] = (FillMissing(0.0), Clip(min=0.0, max=high), Log1p())
+        return Choice(found.name, "dense", found.name, ops, why="hardly ever negative, with a long tail")
     mean, std = _digits(numbers.mean), _digits(numbers.std)
-    if not std > np.finfo(np.float32).tiny:
-        return Choice(found.name, "dense", found.name, (FillMissing(mean),), why="a number")
-    return Choice(found.name, "dense", found.name, (FillMissing(mean), Scale(mean, std)), why="a number")
+    bounded = (Clip(low, high),) if numbers.infinite else ()
+    scaled = (Scale(mean, std),) if std > np.finfo(np.float32).tiny else ()
+    why = "a number, without the infinite ones" if numbers.infinite else "a number"
+    return Choice(found.name, "dense", found.name, (FillMissing(mean), *bounded, *scaled), why=why)
 
 
 def _is_id_name(name: str) -> bool:
@@ -196,7 +202,7 @@ def _is_time(found: Profile) -> bool:
 
 def _beyond_float32(numbers: Numbers) -> bool:
     limit = float(np.finfo(np.float32).max)
-    return not all(np.isfinite(n) and abs(n) < limit for n in (numbers.mean, numbers.std, numbers.p99))
+    return not all(abs(n) < limit for n in (numbers.mean, numbers.std, numbers.lowest, numbers.highest))
 
 
 def _borders(found: Profile) -> list[float]:

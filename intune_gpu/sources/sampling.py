@@ -29,6 +29,12 @@ _MAX_VALUES = 1 << 26
 """Rows times columns of a sample; wider data gets fewer rows."""
 _MAX_BYTES = 1 << 30
 _BATCH_ROWS = 4096
+_PLAIN = {
+    pa.string_view(): pa.large_string(),
+    pa.binary_view(): pa.large_binary(),
+    pa.float16(): pa.float32(),
+}
+"""Types that Arrow computes little with, and what they are read as."""
 _FOOTER_THREADS = 8
 _WHOLE_GROUPS = 8
 _MAX_DEPTH = 1 << 16
@@ -42,7 +48,8 @@ class Sample:
     """Some rows of a data set, and what is known of all of them.
 
     Attributes:
-        table: the sampled rows, in file order, each column once; columns that files disagree about are not in it.
+        table: the sampled rows, in file order, each column once, dictionaries decoded; columns that files disagree
+            about are not in it.
         rows: rows of the whole data set.
         files: all of them.
         chunks: row groups, or pieces of text.
@@ -154,7 +161,7 @@ def sample_parquet(files: Sequence[str], rows: int, seed: int = 0, on_rows: OnRo
                 on_rows(done, total)
         if nbytes > _MAX_BYTES:
             break
-    table = pa.concat_tables(tables) if tables else footers.schema.empty_table().select(names)
+    table = pa.concat_tables(tables)
     return Sample(
         table=table,
         rows=footers.rows,
@@ -256,7 +263,7 @@ def _read_parts(group: _Group, names: list[str], parts: list[tuple[int, int]]) -
 
 
 def _as_first(batch: pa.RecordBatch, schema: pa.Schema, names: list[str]) -> pa.Table:
-    """Return the columns with the types of the first file, dictionaries as what they stand for."""
+    """Return the columns with the types of the first file, dictionaries as what they stand for, and no rare layouts."""
     columns: dict[str, pa.Array] = {}
     for name in names:
         column, kind = batch.column(name), schema.field(name).type
@@ -264,6 +271,7 @@ def _as_first(batch: pa.RecordBatch, schema: pa.Schema, names: list[str]) -> pa.
             column = column.dictionary_decode()
         if isinstance(kind, pa.DictionaryType):
             kind = kind.value_type
+        kind = _PLAIN.get(kind, kind)
         columns[name] = column if column.type == kind else column.cast(kind)
     return pa.table(columns)
 
