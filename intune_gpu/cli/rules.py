@@ -26,6 +26,7 @@ _EPOCHS = (315_532_800, 4_102_444_800)  # 1980 to 2100, in seconds
 
 _FEW_VALUES = 50
 _ID_SPREAD = 50
+_FLOAT32_WHOLE = 1 << 24  # whole numbers beyond it are not exact in float32
 _HEAVY_TAIL = 8.0
 _TINY_PART = 100
 _LONG_LIST = 32
@@ -163,7 +164,7 @@ def _id_reason(found: Profile) -> str | None:
         return None
     if found.distinct <= _FEW_VALUES:
         return "few values: a category"
-    return "values are spread as ids are" if _is_wide(found) else None
+    return "large and spread as ids are" if _is_wide(found) else None
 
 
 def _number(found: Profile) -> Choice:
@@ -186,12 +187,13 @@ def _is_id_name(name: str) -> bool:
 
 
 def _is_wide(found: Profile) -> bool:
-    """Whether values lie far apart and not mostly near zero: random or sparse ids."""
+    """Whether values are large, far apart and not mostly near one end, as random ids are."""
     numbers = found.numbers
     if numbers is None or found.distinct is None or found.minimum is None:
         return False
     span = int(found.maximum) - int(found.minimum)
-    return span > _ID_SPREAD * found.distinct and numbers.median - int(found.minimum) > span / 100
+    middle = (numbers.median - int(found.minimum)) / max(1, span)
+    return span > max(_ID_SPREAD * found.distinct, _FLOAT32_WHOLE) and 0.25 < middle < 0.75
 
 
 def _is_time(found: Profile) -> bool:
