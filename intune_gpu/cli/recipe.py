@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -19,7 +18,7 @@ from intune_gpu.cli.labels import check_label, give_aways
 from intune_gpu.cli.look import look
 from intune_gpu.cli.profile import Profile, profile_all
 from intune_gpu.cli.rules import Choice, choose, with_buckets
-from intune_gpu.cli.screen import console, print_json
+from intune_gpu.cli.screen import console, print_json, training
 from intune_gpu.core.errors import RecipeError
 from intune_gpu.opening import open_source
 from intune_gpu.recipe import Recipe
@@ -90,18 +89,18 @@ def starter(choices: Sequence[Choice]) -> Recipe:
 
 def training_command(config: RecipeConfig, out: Path, sample: Sample, label: Profile) -> str:
     """Return the command that trains on this data, for a shell."""
-    words = ["python", "-m", "intune_gpu.train", "--data", *config.data, "--recipe", str(out)]
+    flags = ["--data", *config.data, "--recipe", str(out)]
     if config.format != "auto":
-        words += ["--format", config.format]
+        flags += ["--format", config.format]
     if config.columns:
-        words += ["--columns", *config.columns]
+        flags += ["--columns", *config.columns]
     batch = batch_size(sample.rows)
     if batch != DataConfig.batch_size:
-        words += ["--batch-size", str(batch)]
+        flags += ["--batch-size", str(batch)]
     bad = bad_share(sample, label)
     if bad > DataConfig.max_bad_fraction / 2:
-        words += ["--max-bad-fraction", f"{min(1.0, math.ceil(200 * bad) / 100):g}"]
-    return shlex.join(words)
+        flags += ["--max-bad-fraction", f"{min(1.0, math.ceil(200 * bad) / 100):g}"]
+    return training(*flags)
 
 
 def batch_size(rows: int) -> int:

@@ -1,11 +1,14 @@
-"""What `intune-gpu` prints: tables for people, one JSON document for programs, a progress bar on a terminal."""
+"""What `intune-gpu` prints: tables, one JSON document for programs, a progress bar, the command that trains."""
 
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -35,6 +38,17 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def training(*flags: str) -> str:
+    """Return the command that trains with these flags, for a shell: with this Python, by the shortest name it has."""
+    running = Path(sys.executable)
+    found = shutil.which("python")
+    if found is not None and Path(found).absolute().parent == running.parent:
+        name = "python"
+    else:
+        name = str(running.relative_to(Path.cwd())) if running.is_relative_to(Path.cwd()) else str(running)
+    return shlex.join([name, "-m", "intune_gpu.train", *flags])
 
 
 def percent(share: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from intune_gpu.cli.config import SynthConfig
-from intune_gpu.cli.screen import print_json, progress
+from intune_gpu.cli.screen import print_json, progress, training
 from intune_gpu.sources.synthetic import SIDECAR, write_click_logs
 from intune_gpu.train.config import UsageError
 
@@ -39,7 +38,7 @@ def run(config: SynthConfig) -> int:
             threads=min(_MAX_THREADS, config.files, os.cpu_count() or 1),
             on_progress=lambda rows: tell(rows, config.rows),
         )
-    command = shlex.join(["python", "-m", "intune_gpu.train", "--data", config.out])
+    command = training("--data", config.out)
     if config.json:
         print_json({"folder": config.out, "command": command, **asdict(info)})
         return 0

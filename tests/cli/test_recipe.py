@@ -58,15 +58,14 @@ def chosen(out: str) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.slow
 def test_a_strangers_parquet_trains_in_two_commands(stranger: Path, tmp_path: Path) -> None:
-    def shell(*words: str) -> subprocess.CompletedProcess[str]:
+    def shell(line: str) -> subprocess.CompletedProcess[str]:
         path = os.environ | {"PYTHONPATH": str(Path(ig.__file__).parents[1])}
+        words = ["bash", "-c", line]
         return subprocess.run(words, cwd=tmp_path, env=path, capture_output=True, text=True, check=False)
 
-    first = shell(sys.executable, "-m", "intune_gpu", "recipe", str(stranger), "--label", "clicked")
+    first = shell(f"{sys.executable} -m intune_gpu recipe '{stranger}' --label clicked")
     assert (first.returncode, first.stderr) == (0, "")
-    printed = first.stdout.splitlines()[-1].removeprefix("train ").strip()
-    assert printed.startswith("python -m intune_gpu.train --data '")
-    second = shell(sys.executable, *shlex.split(printed)[1:], "--run-dir", "run", "--device", "cpu")
+    second = shell(first.stdout.splitlines()[-1].removeprefix("train ") + " --run-dir run --device cpu")
     assert second.returncode == 0, second.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["rows"] == ROWS - ROWS // 10
@@ -272,6 +271,21 @@ def test_the_command_repeats_a_glob_quoted(run: Run, tmp_path: Path) -> None:
     assert document["recipe"] == "day.recipe.json"
     assert "--data 'day_*.parquet'" in document["command"]
     assert document["rows"] == 800
+
+
+def test_the_command_names_the_python_that_runs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.parquet")
+
+    def first_word() -> str:
+        out = run("recipe", "a.parquet", "--label", "y", "--force", "--json")[1]
+        return shlex.split(json.loads(out)["command"])[0]
+
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    assert first_word() == "python"
+    monkeypatch.setenv("PATH", "")
+    assert first_word() == sys.executable
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
+    assert first_word() == ".venv/bin/python"
 
 
 @pytest.mark.parametrize(("rows", "batch"), [(1, 64), (20_000, 128), (100_000, 512), (10**9, 4096)])
