@@ -8,7 +8,9 @@ from intune_gpu.cli.config import InspectConfig, RecipeConfig
 from intune_gpu.cli.screen import progress
 from intune_gpu.opening import locate
 from intune_gpu.recipe.ready import CRITEO_COLUMNS
-from intune_gpu.sources.sampling import Sample, sample_parquet, sample_text
+from intune_gpu.sources.sampling import Sample
+from intune_gpu.sources.sampling_parquet import sample_parquet
+from intune_gpu.sources.sampling_text import sample_text
 from intune_gpu.sources.text_format import TextFormat, read_head
 from intune_gpu.train.config import UsageError
 

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 from rich.table import Table
 from rich.text import Text
 
@@ -97,6 +98,8 @@ def training_command(config: RecipeConfig, out: Path, sample: Sample, label: Pro
     batch = batch_size(sample.rows)
     if batch != DataConfig.batch_size:
         flags += ["--batch-size", str(batch)]
+    if ends_in_one_class(sample, label):
+        flags += ["--split", "random"]
     bad = bad_share(sample, label)
     if bad > DataConfig.max_bad_fraction / 2:
         flags += ["--max-bad-fraction", f"{min(1.0, math.ceil(200 * bad) / 100):g}"]
@@ -115,12 +118,21 @@ def bad_share(sample: Sample, label: Profile) -> float:
     return float(min(1.0, (label.missing or 0.0) + sample.bad_rows / looked))
 
 
+def ends_in_one_class(sample: Sample, label: Profile) -> bool:
+    """Whether the last tenth of the rows, which training holds out, has one class only: the data is sorted by it."""
+    labels = sample.table.column(label.name).drop_null()
+    tail = labels.slice(len(labels) - max(1, len(labels) // 10))
+    return label.distinct != 1 and len(pc.unique(tail)) == 1
+
+
 def _notes(sample: Sample, label: Profile, choices: Sequence[Choice]) -> list[str]:
     notes: list[str] = []
     if label.missing:
         notes.append(f"{missing(label)} of the rows have no label: training leaves them out")
     if label.distinct == 1:
         notes.append(f"all labels looked at are {label.top[0][0]}: look at more rows with --rows")
+    if ends_in_one_class(sample, label):
+        notes.append("the last rows are all of one class: training holds out a random part, not the last one")
     if sample.bad_rows:
         notes.append(
             f"{sample.bad_rows:,} of the rows looked at cannot be read: training writes them to bad_rows.jsonl"

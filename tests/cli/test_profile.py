@@ -13,7 +13,7 @@ import pytest
 from intune_gpu.cli.profile import Profile, estimate_distinct, profile
 from intune_gpu.cli.rules import buckets, choose
 from intune_gpu.recipe import Clip, FillMissing, HashBucket, Log1p, MissingFlag, Scale
-from intune_gpu.sources.sampling import sample_parquet
+from intune_gpu.sources.sampling_parquet import sample_parquet
 
 
 @pytest.fixture

@@ -273,6 +273,17 @@ def test_the_command_repeats_a_glob_quoted(run: Run, tmp_path: Path) -> None:
     assert document["rows"] == 800
 
 
+def test_data_sorted_by_its_label_is_held_out_at_random(run: Run, tmp_path: Path) -> None:
+    for name, y in (("sorted", [0] * 300 + [1] * 100), ("mixed", [0, 1] * 200)):
+        write(tmp_path / f"{name}.parquet", y=np.array(y, np.int8))
+    _, out, _ = run("recipe", "sorted.parquet", "--label", "y", "--json")
+    assert "--split random" in json.loads(out)["command"]
+    assert "of one class" in json.loads(out)["notes"][0]
+    _, out, _ = run("recipe", "mixed.parquet", "--label", "y", "--json")
+    assert "--split" not in json.loads(out)["command"]
+    assert json.loads(out)["notes"] == []
+
+
 def test_the_command_names_the_python_that_runs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a.parquet")
 

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intune_gpu.core.errors import DataError
-from intune_gpu.sources.sampling import sample_parquet, sample_text, stretches
+from intune_gpu.sources.sampling import affordable, stretches
+from intune_gpu.sources.sampling_parquet import sample_parquet
+from intune_gpu.sources.sampling_text import sample_text
 from intune_gpu.sources.text_format import TextFormat
 
 
@@ -36,6 +38,13 @@ def test_stretches_lie_in_every_part_of_the_data() -> None:
     starts = [stretch.chunk * 1_000 + stretch.start for stretch in stretches([1_000] * 320, 3_200, 0)]
     assert {start // 10_000 for start in starts} == set(range(32))
     assert stretches([1_000] * 320, 3_200, 0) != stretches([1_000] * 320, 3_200, 1)
+
+
+def test_wide_data_gets_fewer_rows() -> None:
+    assert affordable(200_000, 40, 10**9, 10**11) == 200_000
+    assert affordable(200_000, 2_000, 10**9, 10**11) == (1 << 26) // 2_000
+    assert affordable(200_000, 2, 10**6, 10**11) == (1 << 30) // 10**5
+    assert affordable(5, 10**9, 1, 10**18) == 1
 
 
 @pytest.mark.parametrize("groups", [4, 40])
