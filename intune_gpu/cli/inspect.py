@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from intune_gpu.cli.config import InspectConfig
 from intune_gpu.cli.look import look
 from intune_gpu.cli.profile import Profile, profile_all
-from intune_gpu.cli.screen import console, percent, print_json, size
+from intune_gpu.cli.screen import columns, console, percent, print_json, size
 from intune_gpu.sources.sampling import Sample
 
 
@@ -28,7 +27,7 @@ def run(config: InspectConfig) -> int:
         return 0
     screen = console()
     screen.print(headline(sample), markup=False)
-    table = Table("column", "type", "missing", "distinct", "range, or commonest values", "look at")
+    table = columns("column", "type", "missing", "distinct", "range, or commonest values", "look at")
     for found in profiles:
         cells = (found.name, found.type, missing(found), distinct(found), _values(found), "; ".join(found.odd))
         table.add_row(*map(Text, cells))

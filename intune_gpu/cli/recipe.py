@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-from rich.table import Table
 from rich.text import Text
 
 from intune_gpu.cli.config import RecipeConfig
@@ -19,7 +18,7 @@ from intune_gpu.cli.labels import check_label, give_aways
 from intune_gpu.cli.look import look
 from intune_gpu.cli.profile import Profile, profile_all
 from intune_gpu.cli.rules import Choice, choose, with_buckets
-from intune_gpu.cli.screen import console, print_json, training
+from intune_gpu.cli.screen import columns, console, print_json, training
 from intune_gpu.core.errors import RecipeError
 from intune_gpu.opening import open_source
 from intune_gpu.recipe import Recipe
@@ -59,8 +58,8 @@ def run(config: RecipeConfig) -> int:
     command, notes = training_command(config, out, sample, label), _notes(sample, label, choices)
     if config.json:
         features = [_choice_json(choice) for choice in choices]
-        columns = [column_json(found) for found in profiles]
-        data = {"recipe": str(out), "command": command, "notes": notes, "columns": columns, "choices": features}
+        found = [column_json(each) for each in profiles]
+        data = {"recipe": str(out), "command": command, "notes": notes, "columns": found, "choices": features}
         print_json({**summary(sample), **data})
         return 0
     _show(sample, profiles, choices, notes)
@@ -146,7 +145,7 @@ def _show(sample: Sample, profiles: Sequence[Profile], choices: Sequence[Choice]
     screen = console()
     screen.print(headline(sample), markup=False)
     by_name = {found.name: found for found in profiles}
-    table = Table("column", "type", "missing", "distinct", "becomes", "why")
+    table = columns("column", "type", "missing", "distinct", "becomes", "why")
     for choice in choices:
         found = by_name[choice.column]
         becomes = f"{choice.use}: {_chain(choice)}" if choice.ops else choice.use
@@ -163,11 +162,12 @@ def _chain(choice: Choice) -> str:
 
 
 def _op(op: Op) -> str:
-    """Return an op as a person writes it: no defaults, and no name for the only parameter."""
-    if len(fields(op)) == 1:
-        return f"{type(op).__name__}({getattr(op, fields(op)[0].name)})"
-    given = [(item.name, getattr(op, item.name)) for item in fields(op) if getattr(op, item.name) != item.default]
-    return f"{type(op).__name__}({', '.join(f'{name}={value}' for name, value in given)})"
+    """Return an op as a person writes it: no defaults, and no name for the only one that is needed."""
+    items = fields(op)
+    needed = [item.name for item in items if item.default is MISSING or len(items) == 1]
+    given = [item.name for item in items if item.name in needed or getattr(op, item.name) != item.default]
+    texts = [f"{'' if [name] == needed else f'{name}='}{getattr(op, name)!r}" for name in given]
+    return f"{type(op).__name__}({', '.join(texts)})"
 
 
 def _choice_json(choice: Choice) -> dict[str, Any]:

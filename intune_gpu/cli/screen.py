@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 
 _PIPE_WIDTH = 200
 """Columns of a table that goes into a file or a pipe."""
@@ -24,6 +25,11 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=False, width=wide)
 
 
+def columns(*names: str) -> Table:
+    """Return an empty table, whose cells break rather than lose their ends."""
+    return Table(*(Column(name, overflow="fold") for name in names))
+
+
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document on stdout."""
     json.dump(document, sys.stdout, indent=1, ensure_ascii=False, allow_nan=False)
@@ -33,9 +39,9 @@ def print_json(document: Mapping[str, Any]) -> None:
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show how far something is, on stderr if that is a terminal; give the function to tell it (done, total)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     screen = Console(stderr=True)
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+    with Progress(*parts, console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -104,7 +104,7 @@ def test_the_table_and_the_json_say_the_same(run: Run, stranger: Path) -> None:
     assert document["command"] in table
     assert all(name in table for name in chosen(out))
     assert "left out" in table
-    assert "HashBucket(num_buckets=1024)" in table
+    assert "HashBucket(1024)" in table
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
