@@ -38,16 +38,25 @@ def open_source(
         DataError: there is no such file, or its format cannot be told.
         RecipeError: the files lack a column, or a column has no type that fits its use.
     """
-    if format not in FORMATS:
-        raise ValueError(f"format: expected one of {', '.join(FORMATS)}, found {format!r}")
-    suffixes = PARQUET_SUFFIXES if format == "parquet" else text.SUFFIXES
-    paths = files.expand(data, (*PARQUET_SUFFIXES, *text.SUFFIXES) if format == "auto" else suffixes)
-    kind = _format_of(paths) if format == "auto" else format
+    paths, kind = locate(data, format)
     if kind == "parquet":
         if columns is not None:
             raise RecipeError("columns: expected None for Parquet files, which name their columns; take it out")
         return ParquetSource(paths, needed=recipe.columns, types=recipe.types, label=recipe.label)
     return _open_text(paths, kind, recipe, columns)
+
+
+def locate(data: files.Paths, format: str = "auto") -> tuple[list[str], str]:
+    """Return all files that `data` means, and their format: `"parquet"`, `"tsv"` or `"csv"`.
+
+    Raises:
+        DataError: there is no such file, or its format cannot be told.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format: expected one of {', '.join(FORMATS)}, found {format!r}")
+    suffixes = PARQUET_SUFFIXES if format == "parquet" else text.SUFFIXES
+    paths = files.expand(data, (*PARQUET_SUFFIXES, *text.SUFFIXES) if format == "auto" else suffixes)
+    return paths, _format_of(paths) if format == "auto" else format
 
 
 def _format_of(paths: Sequence[str]) -> str:

@@ -1,0 +1,47 @@
+"""Where `intune-gpu` begins: reads the command line, runs the subcommand, and says what went wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from intune_gpu.cli.config import PROG, Command, InspectConfig, RecipeConfig, parse
+from intune_gpu.core.errors import IntuneError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0, 2 for what the user has to mend, 130 for Ctrl-C.
+
+    Args:
+        arguments: those of the process, unless given.
+    """
+    try:
+        return _run(parse(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:
+        return _failed("stopped", 130)
+    except IntuneError as error:
+        return _failed(error, 2)
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does; Python would complain at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(command: Command) -> int:
+    # Behind --help, which needs not wait for pyarrow and numba.
+    if isinstance(command, RecipeConfig):
+        from intune_gpu.cli import recipe
+
+        return recipe.run(command)
+    if isinstance(command, InspectConfig):
+        from intune_gpu.cli import inspect
+
+        return inspect.run(command)
+    from intune_gpu.cli import synth
+
+    return synth.run(command)
+
+
+def _failed(message: object, code: int) -> int:
+    print(f"{PROG}: {message}", file=sys.stderr)
+    return code
