@@ -15,7 +15,7 @@ from intune_gpu.core.errors import BadRowError, DataError, TooManyBadRowsError
 
 POLICIES = ("raise", "drop", "quarantine")
 JUDGED_FROM_ROWS = 100_000
-"""Rows after which the fraction of bad ones is judged at every batch; before, only at the epoch's end."""
+"""Rows after which the fraction of bad ones is judged by the rows seen; before, by all rows of the epoch."""
 
 _SHOWN_BYTES = 200
 
@@ -92,13 +92,21 @@ class BadRowBook:
                     'pass another quarantine_dir, or on_bad_row="drop"'
                 ) from error
 
-    def judge(self, bad_rows: int, rows: int, *, at_end: bool) -> None:
-        """Stop the run when too many of the epoch's rows so far are bad.
+    def judge(self, bad_rows: int, rows: int, of_rows: int) -> None:
+        """Stop the run when too many of the epoch's rows are bad.
+
+        Before enough rows were seen, it stops once the epoch is certain to end with too many, were all that is left
+        good; so a small file that is misdescribed stops at its first batches, and no run stops that would not anyway.
+
+        Args:
+            bad_rows: bad rows so far.
+            rows: rows so far, bad ones included.
+            of_rows: rows of the whole epoch.
 
         Raises:
-            TooManyBadRowsError: they are, and enough rows were seen or the epoch is at its end.
+            TooManyBadRowsError: too many are bad.
         """
-        if rows == 0 or (rows < JUDGED_FROM_ROWS and not at_end) or bad_rows <= self.max_fraction * rows:
+        if bad_rows <= self.max_fraction * (rows if rows >= JUDGED_FROM_ROWS else of_rows):
             return
         where = f"they are in {self.path}" if self.on_bad_row == "quarantine" else "none of them was kept"
         shown = f", such as {', '.join(self._examples)}" if self._examples else ""
