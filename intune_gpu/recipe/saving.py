@@ -54,7 +54,10 @@ def from_json(state: Any, where: str = "recipe") -> dict[str, Any]:
             )
     unknown, missing = sorted(set(state) - set(_KEYS)), sorted(set(_KEYS) - set(state))
     if unknown or missing:
-        raise RecipeError(f"{where}: expected the keys {', '.join(_KEYS)}; unknown: {unknown}, missing: {missing}")
+        raise RecipeError(
+            f"{where}: expected the keys {', '.join(_KEYS)}; unknown: {unknown}, missing: {missing}; "
+            "write the recipe anew with Recipe.save(path)"
+        )
     chains: dict[str, dict[str, list[Op]]] = {}
     for kind in ("dense", "sparse"):
         if not isinstance(state[kind], dict):
@@ -77,8 +80,12 @@ def write(state: dict[str, Any], path: Path) -> None:
             file.write("\n")
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise RecipeError(
+                f"recipe {path}: expected room to write it, found {error.strerror}; name another path"
+            ) from error
         raise
 
 
@@ -93,7 +100,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         state = json.loads(text, object_pairs_hook=_no_twins)
     except (ValueError, RecursionError) as error:
-        raise RecipeError(f"recipe {path}: expected JSON, found: {error}") from error
+        raise RecipeError(f"recipe {path}: expected JSON, found: {error}; write it with Recipe.save(path)") from error
     return from_json(state, f"recipe {path}")
 
 

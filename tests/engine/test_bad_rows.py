@@ -134,6 +134,19 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         book.record([found(1)], None)
 
 
+def test_what_a_full_disk_refused_is_written_later(tmp_path: Path) -> None:
+    path = tmp_path / "bad_rows.jsonl"
+    path.symlink_to("/dev/full")
+    book = BadRowBook("quarantine", 1.0, tmp_path)
+    with pytest.raises(DataError, match="expected to be able to write bad rows there, found No space left on device"):
+        book.record([found(3)], None)
+    book.close()
+    path.unlink()
+    book.record([found(3)], None)
+    assert [row["line"] for row in written(tmp_path)] == [3]
+    book.close()
+
+
 def test_arguments() -> None:
     with pytest.raises(ValueError, match="on_bad_row: expected one of raise, drop, quarantine, found 'ignore'"):
         BadRowBook("ignore", 0.1, ".")
