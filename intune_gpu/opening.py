@@ -48,6 +48,10 @@ def open_source(
     """
     if format not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, found {format!r}")
+    if columns is not None and (isinstance(columns, str) or not columns):
+        raise RecipeError(
+            f"columns: expected the names of all fields, in order, found {columns!r}; pass a list of names"
+        )
     suffixes = PARQUET_SUFFIXES if format == "parquet" else text.SUFFIXES
     paths = files.expand(data, (*PARQUET_SUFFIXES, *text.SUFFIXES) if format == "auto" else suffixes)
     kind = _format_of(paths) if format == "auto" else format

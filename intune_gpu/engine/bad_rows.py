@@ -57,12 +57,19 @@ class BadRowBook:
     ) -> None:
         if on_bad_row not in POLICIES:
             raise ValueError(f"on_bad_row: expected one of {', '.join(POLICIES)}, found {on_bad_row!r}")
-        if not 0.0 <= max_fraction <= 1.0:
+        try:
+            good = 0.0 <= max_fraction <= 1.0
+        except TypeError:
+            good = False
+        if not good:
             raise ValueError(f"max_bad_fraction: expected 0 to 1, found {max_fraction!r}")
         self.on_bad_row = on_bad_row
         self.max_fraction = max_fraction
         name = "bad_rows.jsonl" if world_size == 1 else f"bad_rows-rank{rank}.jsonl"
-        self.path = Path(folder) / name
+        try:
+            self.path = Path(folder) / name
+        except TypeError as error:
+            raise ValueError(f"quarantine_dir: expected a folder's path, found {folder!r}") from error
         self._file: FileIO | None = None
         self._written: set[tuple[str, int]] = set()
         self._read_bytes: dict[Path, int] = {}

@@ -67,7 +67,7 @@ _ELSEWHERE = (
     (r"torch \d\S* (sees none|is built for the CPU only)", "torch ..."),
     (r"[\d.]+ GiB", "... GiB"),
     (r"\(\d{3,} bytes\)", "(... bytes)"),
-    (r"(prefetch_bytes: expected at least )\d+", r"\1..."),
+    (r"(prefetch_bytes: expected at least )\d+(?= for)", r"\1..."),
     (r"(\w)\1{39,}(?:'\.\.\.|\.\.\.')?", r"\1\1\1...'"),
     (r".*?[─-]{9,} ?(.*?) ?[─-]{9,}.*", r"\1"),  # tyro's box
 )

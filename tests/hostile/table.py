@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
-from tests.hostile import files, parquet, recipes, rows, training
+from tests.hostile import arguments, files, parquet, recipes, rows, training
 from tests.hostile.case import CASES, Case, Seen
 
 PAGE = Path(__file__).parents[2] / "docs" / "hostile.md"
-ROOMS = (rows, files, parquet, recipes, training)  # the order of their cases
+ROOMS = (rows, files, parquet, recipes, arguments, training)  # the order of their cases
 OPENING = """\
 # Hostile input
 
