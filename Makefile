@@ -17,7 +17,7 @@ SETUP += -I -S tools/setup.py
 
 export VENV
 .NOTPARALLEL:
-.PHONY: help train test bench lint types floors test-only nightly fmt wheel clean env-run env-test
+.PHONY: help train test bench lint types floors test-only nightly docs fmt wheel clean env-run env-test
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -51,6 +51,9 @@ test-only: env-test ## pytest alone: ARGS="-k hash"
 
 nightly: env-test ## what takes minutes: rules over every float
 	$(BIN)/python -m pytest -m nightly $(ARGS)
+
+docs: env-test ## docs/hostile.md, from what its cases do
+	$(BIN)/python -m tests.hostile
 
 fmt: env-test ## format, and fix what ruff can fix
 	$(BIN)/ruff format .

@@ -216,6 +216,7 @@ class Loader:
 
     def _batches(self, pipeline: Pipeline[Batch], run: order.Run, start: Cursor) -> Iterator[Batch]:
         bad_rows, rows_done = start.bad_rows, start.rows_done
+        of_rows = start.rows_done + run.rows_through(run.batches - 1)
         try:
             for number in range(run.batches):
                 delivery = pipeline.take()
@@ -226,7 +227,7 @@ class Loader:
                 before, rows_done = rows_done, start.rows_done + run.rows_through(number)
                 bad_rows += len(bad)
                 self._clocks.bad_rows += len(bad)
-                self._book.judge(bad_rows, rows_done, at_end=False)
+                self._book.judge(bad_rows, rows_done, of_rows)
                 self._clocks.rows += rows_done - before
                 self._clocks.batches += 1
                 batches_done = start.batches_done + number + 1
@@ -234,7 +235,6 @@ class Loader:
                 given = [replace(batch, cursor=self._cursor)]
                 del batch
                 yield given.pop()  # nothing here holds it while it is used, so that its memory can come back
-            self._book.judge(bad_rows, rows_done, at_end=True)
         finally:
             self._end_run(pipeline)
 

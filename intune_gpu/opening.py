@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from intune_gpu.core.columns import LabelRange
 from intune_gpu.core.errors import DataError, RecipeError
 from intune_gpu.core.source import Source
 from intune_gpu.recipe import Bucketize, Modulo, Recipe
@@ -18,10 +19,16 @@ FORMATS = ("auto", "parquet", "tsv", "csv")
 PARQUET_SUFFIXES = (".parquet", ".pq")
 
 _SHOWN_FIELDS = 10
+_SHOWN_CHARACTERS = 40
 
 
 def open_source(
-    data: files.Paths, recipe: Recipe, *, format: str = "auto", columns: Sequence[str] | None = None
+    data: files.Paths,
+    recipe: Recipe,
+    *,
+    format: str = "auto",
+    columns: Sequence[str] | None = None,
+    label_range: LabelRange | None = None,
 ) -> Source:
     """Open files as a source of the columns that a recipe needs.
 
@@ -33,17 +40,24 @@ def open_source(
         recipe: what is to be computed.
         format: `"parquet"`, `"tsv"`, `"csv"`, or `"auto"`: by the files' endings.
         columns: names of all fields of headerless text, in order.
+        label_range: (least, most) that a label may be; a row with another is a bad row. None for any number.
 
     Raises:
         DataError: there is no such file, or its format cannot be told.
         RecipeError: the files lack a column, or a column has no type that fits its use.
     """
+    if columns is not None and (isinstance(columns, str) or not columns):
+        raise RecipeError(
+            f"columns: expected the names of all fields, in order, found {columns!r}; pass a list of names"
+        )
     paths, kind = locate(data, format)
     if kind == "parquet":
         if columns is not None:
             raise RecipeError("columns: expected None for Parquet files, which name their columns; take it out")
-        return ParquetSource(paths, needed=recipe.columns, types=recipe.types, label=recipe.label)
-    return _open_text(paths, kind, recipe, columns)
+        return ParquetSource(
+            paths, needed=recipe.columns, types=recipe.types, label=recipe.label, label_range=label_range
+        )
+    return _open_text(paths, kind, recipe, columns, label_range)
 
 
 def locate(data: files.Paths, format: str = "auto") -> tuple[list[str], str]:
@@ -78,9 +92,11 @@ def _format_of(paths: Sequence[str]) -> str:
     return next(iter(found))
 
 
-def _open_text(paths: Sequence[str], kind: str, recipe: Recipe, columns: Sequence[str] | None) -> TextSource:
+def _open_text(
+    paths: Sequence[str], kind: str, recipe: Recipe, columns: Sequence[str] | None, label_range: LabelRange | None
+) -> TextSource:
     delimiter, quoted = (",", True) if kind == "csv" else ("\t", False)
-    fields = read_head(paths[0], TextFormat(delimiter, False, quoted)).fields
+    fields = read_head(paths[0], TextFormat(delimiter, False, quoted), sniff=True).fields
     header = fields == tuple(columns) if columns is not None else set(recipe.columns) <= set(fields)
     is_criteo = set(recipe.columns) <= set(CRITEO_COLUMNS)
     if columns is None and not header:
@@ -95,18 +111,18 @@ def _open_text(paths: Sequence[str], kind: str, recipe: Recipe, columns: Sequenc
         types=text_types(recipe, criteo=is_criteo and set(CRITEO_COLUMNS) <= set(names)),
         columns=None if header else columns,
         label=recipe.label,
+        label_range=label_range,
     )
 
 
 def _no_names(path: str, fields: Sequence[str], recipe: Recipe) -> str:
     lacking = ", ".join(name for name in recipe.columns if name not in fields)
-    shown = ", ".join(repr(field) for field in fields[:_SHOWN_FIELDS]) + (
-        ", ..." if len(fields) > _SHOWN_FIELDS else ""
-    )
+    shown = ", ".join(repr(field[:_SHOWN_CHARACTERS]) for field in fields[:_SHOWN_FIELDS])
+    more = ", ..." if len(fields) > _SHOWN_FIELDS else ""
     return (
         f"{path}: expected a header with the columns {lacking}, or Criteo's 40 fields, found a first row of "
-        f"{len(fields)} fields, {shown}; name all fields in order with columns=[...] (in training: --columns), "
-        "or correct format or recipe"
+        f"{len(fields)} field{'s' if len(fields) > 1 else ''}, {shown}{more}; "
+        "name all fields in order with columns=[...] (in training: --columns), or correct format or recipe"
     )
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from intune_gpu.core.arrow_types import ACCEPTED, VIEWS, is_text_type, leaf_type
-from intune_gpu.core.columns import STRING, BadRow, Chunk, ColumnType, FlatColumn, Schema
+from intune_gpu.core.columns import STRING, BadRow, Chunk, ColumnType, FlatColumn, LabelRange, Schema
 from intune_gpu.core.errors import DataError
 from intune_gpu.kernels.text import hex32_from_strings
 from intune_gpu.kernels.text_views import hex32_from_views
@@ -57,7 +57,11 @@ def flatten(array: pa.Array | pa.ChunkedArray, type: ColumnType) -> tuple[FlatCo
 
 
 def chunk_from_table(
-    table: pa.Table | pa.RecordBatch, schema: Schema, label: str | None = None, first_row: int = 0
+    table: pa.Table | pa.RecordBatch,
+    schema: Schema,
+    label: str | None = None,
+    first_row: int = 0,
+    label_range: LabelRange | None = None,
 ) -> Chunk:
     """Return the columns of `schema` as a chunk; rows with a bad value or label are flagged, not removed.
 
@@ -66,6 +70,7 @@ def chunk_from_table(
         schema: the types, as `column_types` gave them.
         label: the column (among `schema`) that has to be there and finite in every row, or None.
         first_row: number of the table's first row in its file; `BadRow.line` counts from it.
+        label_range: (least, most) that a label may be, or None.
 
     Raises:
         DataError: Arrow cannot turn a column into its type.
@@ -78,9 +83,9 @@ def chunk_from_table(
         except DataError as error:
             raise DataError(f"column {name!r}: {error}") from error
         if name == label:
-            values += _bad_labels(columns[name])
+            values += _bad_labels(columns[name], label_range)
         for row, reason, text in values:
-            bad.setdefault(row, BadRow(row, first_row + row, name, f"column {name!r}: {reason}", text))
+            bad.setdefault(row, BadRow(row, first_row + row, name, reason, text))
     return Chunk(columns, table.num_rows, tuple(bad[row] for row in sorted(bad)))
 
 
@@ -233,7 +238,7 @@ def _shown(text: bytes) -> str:
     return f"{short!r}{'...' if len(text) > _SHOWN_BYTES else ''} ({len(text)} bytes)"
 
 
-def _bad_labels(column: FlatColumn) -> list[BadValue]:
+def _bad_labels(column: FlatColumn, label_range: LabelRange | None) -> list[BadValue]:
     bad: list[BadValue] = []
     missing = np.zeros(0, np.int64)
     if column.validity is not None:
@@ -247,6 +252,14 @@ def _bad_labels(column: FlatColumn) -> list[BadValue]:
         wrong = np.setdiff1d(np.flatnonzero(~finite), missing)
         found = [(row, str(column.values[row])) for row in wrong.tolist()]
         bad += [BadValue(row, f"expected a finite label, found {text}", text.encode()) for row, text in found]
+    if label_range is not None:
+        low, high = label_range
+        outside = np.flatnonzero(((column.values < low) | (column.values > high)) & np.isfinite(column.values))
+        found = [(row, str(column.values[row])) for row in np.setdiff1d(outside, missing).tolist()]
+        bad += [
+            BadValue(row, f"expected a label from {low:g} to {high:g}, found {text}", text.encode())
+            for row, text in found
+        ]
     return bad
 
 

@@ -42,6 +42,8 @@ class ColumnType:
 
 
 Schema = Mapping[str, ColumnType]
+LabelRange = tuple[float, float]
+"""The least and the most that a label may be."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 MAX_WORKERS = 512
 
@@ -22,6 +23,10 @@ class Plan:
     prefetch_bytes: int = 512 << 20
 
     def __post_init__(self) -> None:
+        for name in ("readers", "transformers", "prefetch_bytes"):
+            count = getattr(self, name)
+            if not isinstance(count, Integral):
+                raise ValueError(f"Plan.{name}: expected a whole number, found {count!r}")
         for name in ("readers", "transformers"):
             count = getattr(self, name)
             if not 1 <= count <= MAX_WORKERS:

@@ -7,15 +7,16 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from intune_gpu.core.columns import BadRow
 from intune_gpu.core.errors import BadRowError, DataError, TooManyBadRowsError
 
 POLICIES = ("raise", "drop", "quarantine")
 JUDGED_FROM_ROWS = 100_000
-"""Rows after which the fraction of bad ones is judged at every batch; before, only at the epoch's end."""
+"""Rows after which the fraction of bad ones is judged by the rows seen; before, by all rows of the epoch."""
 
 _SHOWN_BYTES = 200
 
@@ -56,16 +57,24 @@ class BadRowBook:
     ) -> None:
         if on_bad_row not in POLICIES:
             raise ValueError(f"on_bad_row: expected one of {', '.join(POLICIES)}, found {on_bad_row!r}")
-        if not 0.0 <= max_fraction <= 1.0:
+        try:
+            good = 0.0 <= max_fraction <= 1.0
+        except TypeError:
+            good = False
+        if not good:
             raise ValueError(f"max_bad_fraction: expected 0 to 1, found {max_fraction!r}")
         self.on_bad_row = on_bad_row
         self.max_fraction = max_fraction
         name = "bad_rows.jsonl" if world_size == 1 else f"bad_rows-rank{rank}.jsonl"
-        self.path = Path(folder) / name
-        self._file: BinaryIO | None = None
+        try:
+            self.path = Path(folder) / name
+        except TypeError as error:
+            raise ValueError(f"quarantine_dir: expected a folder's path, found {folder!r}") from error
+        self._file: FileIO | None = None
         self._written: set[tuple[str, int]] = set()
         self._read_bytes: dict[Path, int] = {}
         self._examples: list[str] = []
+        self._first_reason = ""
 
     def record(self, found: Sequence[FoundBadRow], first: FoundBadRow | None) -> None:
         """Do what the policy says with the bad rows of one batch, before the batch is given out.
@@ -83,25 +92,35 @@ class BadRowBook:
         if self.on_bad_row == "raise":
             raise bad_row_error(first or found[0])
         self._examples += [f"{f.file}:{f.bad.line}" for f in found[: 3 - len(self._examples)]]
+        self._first_reason = self._first_reason or _reason(found[0].bad)
         if self.on_bad_row == "quarantine":
             try:
                 self._write(found)
             except OSError as error:
+                self.close()  # opened again, it is rid of a line that is torn
                 raise DataError(
-                    f"{self.path}: expected to be able to write bad rows there, found {error}; "
+                    f"{self.path}: expected to be able to write bad rows there, found {error.strerror or error}; "
                     'pass another quarantine_dir, or on_bad_row="drop"'
                 ) from error
 
-    def judge(self, bad_rows: int, rows: int, *, at_end: bool) -> None:
-        """Stop the run when too many of the epoch's rows so far are bad.
+    def judge(self, bad_rows: int, rows: int, of_rows: int) -> None:
+        """Stop the run when too many of the epoch's rows are bad.
+
+        Before enough rows were seen, it stops once the epoch is certain to end with too many, were all that is left
+        good; so a small file that is misdescribed stops at its first batches, and no run stops that would not anyway.
+
+        Args:
+            bad_rows: bad rows so far.
+            rows: rows so far, bad ones included.
+            of_rows: rows of the whole epoch.
 
         Raises:
-            TooManyBadRowsError: they are, and enough rows were seen or the epoch is at its end.
+            TooManyBadRowsError: too many are bad.
         """
-        if rows == 0 or (rows < JUDGED_FROM_ROWS and not at_end) or bad_rows <= self.max_fraction * rows:
+        if bad_rows <= self.max_fraction * (rows if rows >= JUDGED_FROM_ROWS else of_rows):
             return
         where = f"they are in {self.path}" if self.on_bad_row == "quarantine" else "none of them was kept"
-        shown = f", such as {', '.join(self._examples)}" if self._examples else ""
+        shown = f", such as {', '.join(self._examples)}; the first: {self._first_reason}" if self._examples else ""
         raise TooManyBadRowsError(
             f"bad rows: expected at most {self.max_fraction:.4%} of the rows, found {bad_rows} of {rows} "
             f"({bad_rows / rows:.4%}){shown}; {where}; check the files and declared types, "
@@ -117,20 +136,19 @@ class BadRowBook:
     def _write(self, found: Sequence[FoundBadRow]) -> None:
         if self._file is None:
             self._read_written()
-        lines = []
-        for row in found:
-            key = (row.file, row.bad.line)
-            if key not in self._written:
-                self._written.add(key)
-                lines.append(json.dumps(_as_json(row), ensure_ascii=False).encode() + b"\n")
-        if not lines:
+        new = {(row.file, row.bad.line): row for row in found if (row.file, row.bad.line) not in self._written}
+        if not new:
             return
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _cut_torn_line(self.path)
-            self._file = open(self.path, "ab")  # noqa: SIM115 - stays open from batch to batch
-        self._file.write(b"".join(lines))
-        self._file.flush()
+            # Stays open from batch to batch; without a buffer, which would be written once more when it is closed.
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+        lines = b"".join(json.dumps(_as_json(row), ensure_ascii=False).encode() + b"\n" for row in new.values())
+        left = memoryview(lines)
+        while left:
+            left = left[self._file.write(left) :]
+        self._written.update(new)
         self._read_bytes[self.path] = self._file.tell()
 
     def _read_written(self) -> None:
@@ -156,6 +174,10 @@ def bad_row_error(row: FoundBadRow) -> BadRowError:
         f"{row.file}, line {row.bad.line}{column}: {row.bad.reason}; the row is {text + more!r}; "
         'correct it, or pass on_bad_row="quarantine" or "drop"'
     )
+
+
+def _reason(row: BadRow) -> str:
+    return row.reason if row.column is None else f"column {row.column!r}: {row.reason}"
 
 
 def _as_json(row: FoundBadRow) -> dict[str, Any]:

@@ -51,6 +51,12 @@ def checked_cursor(state: Mapping[str, Any], fingerprint: Mapping[str, Any], row
     cursor = Cursor.from_json(state["cursor"])
     edges = [place for segment in cursor.segments for place in segment]
     ordered = edges == sorted(edges) and all(0 <= place <= rows for place in edges)
-    if not ordered or cursor.world_size < 1 or not 0 <= cursor.rows_done <= total(cursor.segments) // cursor.world_size:
+    counts = (cursor.epoch, cursor.batches_done, cursor.bad_rows)
+    if (
+        not ordered
+        or min(counts) < 0
+        or cursor.world_size < 1
+        or not 0 <= cursor.rows_done <= total(cursor.segments) // cursor.world_size
+    ):
         raise ResumeError(f"state: expected a place in an epoch of {rows} rows, found {cursor}; the state is damaged")
     return cursor

@@ -62,5 +62,8 @@ def transform(
         if chunk.bad:
             first = chunk.bad[0]
             more = f" ({len(chunk.bad)} such rows)" if len(chunk.bad) > 1 else ""
-            raise BadRowError(f"table: row {first.row}: {first.reason}{more}; mend or drop it before the transform")
+            raise BadRowError(
+                f"table: row {first.row}, column {first.column!r}: {first.reason}{more}; "
+                "mend or drop it before the transform"
+            )
         return program.run(RawBatch(chunk.columns, chunk.rows))

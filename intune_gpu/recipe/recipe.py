@@ -126,7 +126,11 @@ class Recipe:
         Raises:
             RecipeError: no such file, not JSON, an unknown key or op, a newer version, or state that is not its own.
         """
-        return cls(**saving.read(Path(path)))
+        arguments = saving.read(Path(path))
+        try:
+            return cls(**arguments)
+        except RecipeError as error:
+            raise RecipeError(f"recipe {path}: {error}") from error
 
     def check(self, schema: Schema, index_dtype: str = "int64") -> None:
         """Refuse a schema that this recipe cannot run on.
@@ -151,6 +155,10 @@ class Recipe:
         for column, declared in self.types.items():
             if declared not in DECLARED:
                 raise RecipeError(f'types["{column}"]: expected one of {", ".join(DECLARED)}, found {declared!r}')
+            if column not in self.columns:  # a slip of the pen would leave the column that was meant undeclared
+                close = difflib.get_close_matches(str(column), self.columns, 1)
+                hint = f'did you mean "{close[0]}"?' if close else "take it out"
+                raise RecipeError(f'types["{column}"]: expected a column that the recipe reads, found none; {hint}')
 
     def _column(self, where: str, column: str, schema: Schema) -> ColumnType:
         if column in schema:

@@ -60,7 +60,10 @@ def from_json(state: Any, where: str = "recipe") -> dict[str, Any]:
     keys = _KEYS if state["format_version"] == FORMAT_VERSION else (*_KEYS, "state")
     unknown, missing = sorted(set(state) - set(keys)), sorted(set(keys) - set(state))
     if unknown or missing:
-        raise RecipeError(f"{where}: expected the keys {', '.join(keys)}; unknown: {unknown}, missing: {missing}")
+        raise RecipeError(
+            f"{where}: expected the keys {', '.join(keys)}; unknown: {unknown}, missing: {missing}; "
+            "write the recipe anew with Recipe.save(path)"
+        )
     chains: dict[str, dict[str, list[Op]]] = {}
     for kind in ("dense", "sparse"):
         if not isinstance(state[kind], dict):
@@ -86,8 +89,12 @@ def write(recipe: Recipe, path: Path) -> None:
             file.write("\n")
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise RecipeError(
+                f"recipe {path}: expected room to write it, found {error.strerror}; name another path"
+            ) from error
         raise
 
 
@@ -102,7 +109,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         state = json.loads(text, object_pairs_hook=_no_twins)
     except (ValueError, RecursionError) as error:
-        raise RecipeError(f"recipe {path}: expected JSON, found: {error}") from error
+        raise RecipeError(f"recipe {path}: expected JSON, found: {error}; write it with Recipe.save(path)") from error
     arguments = from_json(state, f"recipe {path}")
     return arguments | ({"state": fitted.read(arguments["state"], path)} if "state" in arguments else {})
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import glob
 import os
 import re
+import stat
 import zlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import fsspec
@@ -34,7 +34,7 @@ def expand(paths: Paths, suffixes: Sequence[str]) -> list[str]:
             that start with `.` or `_` are left out. A file that is named, or that a glob matches, may end in anything.
 
     Raises:
-        DataError: a path matches no file.
+        DataError: a path matches no file, or what is no file; or a directory may not be read.
     """
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
@@ -49,6 +49,9 @@ def expand(paths: Paths, suffixes: Sequence[str]) -> list[str]:
         found += _expand_url(path, suffixes) if is_url(path) else _expand_local(os.path.expanduser(path), suffixes)
     if not found:
         raise DataError("data: expected at least one path, found an empty list; pass a file, directory or glob")
+    for path in found:
+        if not is_url(path):
+            _check_regular(path)
     return found
 
 
@@ -74,8 +77,8 @@ def file_identity(path: str) -> tuple[int, int]:
     """
     try:
         if not is_url(path):
-            stat = os.stat(path)
-            return stat.st_size, stat.st_mtime_ns
+            found = os.stat(path)
+            return found.st_size, found.st_mtime_ns
         fs, inner = fsspec.core.url_to_fs(path)
         info: dict[str, Any] = fs.info(inner)
         return int(info["size"] or 0), _version(info)
@@ -114,13 +117,18 @@ def unreadable(path: str, error: BaseException) -> DataError:
     """Return the error for a file that cannot be read, to be raised from `error`."""
     if isinstance(error, FileNotFoundError):
         return DataError(f"{path}: expected a readable file, found none; check the path")
-    return DataError(f"{path}: expected a readable file, found {type(error).__name__}: {error}")
+    if isinstance(error, PermissionError):
+        return DataError(f"{path}: expected a readable file, found no permission to read it; change its rights")
+    return DataError(
+        f"{path}: expected a readable file, found {type(error).__name__}: {error}; "
+        "check the path, and whether the file is whole"
+    )
 
 
 def _expand_local(path: str, suffixes: Sequence[str]) -> list[str]:
     if os.path.isdir(path):
         return _in_directory(path, suffixes)
-    if os.path.exists(path):
+    if os.path.exists(path) or _is_hidden_from_us(path):
         return [path]
     if not glob.has_magic(path):
         raise DataError(f"{path}: expected a file, directory or glob, found nothing there; check the path")
@@ -133,8 +141,42 @@ def _expand_local(path: str, suffixes: Sequence[str]) -> list[str]:
 
 
 def _in_directory(path: str, suffixes: Sequence[str], must: bool = True) -> list[str]:
-    files = [os.fspath(p) for p in Path(path).rglob("*") if p.is_file()]
+    files: list[str] = []
+    for folder, folders, names in os.walk(path, onerror=_refuse_directory):
+        folders[:] = [name for name in folders if name[0] not in "._"]  # not looked into, whether it may be or not
+        files += [os.path.join(folder, name) for name in names]
     return _with_suffix(path, files, suffixes, must)
+
+
+def _refuse_directory(error: OSError) -> None:
+    """Raise what `os.walk` would pass over, since the files in there would be missing in silence."""
+    raise DataError(
+        f"{error.filename}: expected a readable directory, found {error.strerror}; change its rights, or name the files"
+    ) from error
+
+
+def _check_regular(path: str) -> None:
+    """Refuse what cannot be read twice, as counting rows and reading them needs; opening a pipe would wait for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not stat.S_ISREG(mode):
+        found = "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
+        raise DataError(
+            f"{path}: expected a file that can be read more than once, found {found}; write its content to a file"
+        )
+
+
+def _is_hidden_from_us(path: str) -> bool:
+    """Whether a directory on the way there may not be entered, so that nobody can say what is there."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def _expand_url(url: str, suffixes: Sequence[str]) -> list[str]:

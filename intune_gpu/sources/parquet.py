@@ -23,16 +23,18 @@ import pyarrow.parquet as pq
 
 from intune_gpu.core.arrow import chunk_from_table
 from intune_gpu.core.arrow_types import check_label, column_types
-from intune_gpu.core.columns import NO_TYPES, STRING, Chunk, ChunkInfo, ColumnType
+from intune_gpu.core.columns import NO_TYPES, STRING, Chunk, ChunkInfo, ColumnType, LabelRange
 from intune_gpu.core.errors import DataError
 from intune_gpu.core.source import Source
-from intune_gpu.sources.files import file_identity, is_url, open_file, unreadable
+from intune_gpu.sources.files import file_identity, is_url, open_file, read_into, unreadable
 
 _FOOTER_THREADS = 8
 _FOOTERS_BYTES = 8 << 20
 """Footers kept parsed, counted as they stand in the file: in memory Polars takes 5 times, pyarrow 10 times that."""
 _VALUES_A_CALL = 1 << 23
 """Polars starts a second thread above 2**24 values a call; below, a reader is one core."""
+_SIGNATURE_BYTES = 28
+"""Behind a footer that can be read, where columns are encrypted (Parquet Modular Encryption, section 5.2)."""
 _SAMPLE_ROWS = 1 << 13
 _TEXT_MARGIN = 1.25
 
@@ -74,6 +76,7 @@ class ParquetSource(Source):
         needed: columns to decode, the label among them.
         types: declared types, as in `Recipe(types=...)`.
         label: the column whose missing and non-finite values make a row bad, or None.
+        label_range: (least, most) that a label may be, or None.
 
     Raises:
         DataError: a file is missing, empty, truncated, not Parquet, or lacks a needed column of the right type.
@@ -86,10 +89,11 @@ class ParquetSource(Source):
         needed: Sequence[str],
         types: Mapping[str, str] = NO_TYPES,
         label: str | None = None,
+        label_range: LabelRange | None = None,
     ) -> None:
         if not files:
             raise DataError("data: expected at least one Parquet file, found an empty list")
-        self._label = label
+        self._label, self._label_range = label, label_range
         summary = _Summary([*dict.fromkeys([*needed, label] if label else needed)], types)
         with ThreadPoolExecutor(min(_FOOTER_THREADS, len(files))) as pool:
             # A few at a time, since parsed footers are large; in file order, so that every run blames the same file.
@@ -121,7 +125,7 @@ class ParquetSource(Source):
             table = self._decode(file, group)
         if table.num_rows != group.rows:
             raise DataError(f"{where}: expected {group.rows} rows, found {table.num_rows}; the file is damaged")
-        return chunk_from_table(table, self.schema, self._label, group.first_row)
+        return chunk_from_table(table, self.schema, self._label, group.first_row, self._label_range)
 
     def close(self) -> None:
         """Let go of the footers kept. The source can still be read."""
@@ -262,6 +266,10 @@ def _read_footer(path: str) -> tuple[tuple[int, int], pq.FileMetaData, pa.Schema
     if identity[0] == 0:
         raise DataError(f"{path}: expected a Parquet file, found an empty file; remove it from the data")
     with _blame(path), _opened(path, None) as parquet:
+        footer_bytes = bytearray(4)
+        read_into(path, max(0, identity[0] - 8), memoryview(footer_bytes))
+        if int.from_bytes(footer_bytes, "little") == parquet.metadata.serialized_size + _SIGNATURE_BYTES:
+            raise _encrypted(path)  # to ask such a footer about an encrypted column ends the process
         return identity, parquet.metadata, parquet.schema_arrow
 
 
@@ -282,9 +290,17 @@ def _blame(where: str) -> Iterator[None]:
 
 def _damaged(where: str, error: BaseException) -> DataError:
     words = str(error).strip().split("\n")[0]
+    if "encrypted metadata" in words:
+        return _encrypted(where)
     return DataError(
         f"{where}: expected readable Parquet data, found it truncated or damaged ({type(error).__name__}: {words}); "
         "write the file again or leave it out of the data"
+    )
+
+
+def _encrypted(path: str) -> DataError:
+    return DataError(
+        f"{path}: expected Parquet that is not encrypted, found encrypted columns; write it again without encryption"
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 
 from intune_gpu.core.buffers import BufferPool
-from intune_gpu.core.columns import DECLARED, Chunk, ChunkInfo, ColumnType
+from intune_gpu.core.columns import DECLARED, Chunk, ChunkInfo, ColumnType, LabelRange
 from intune_gpu.core.errors import DataError, RecipeError
 from intune_gpu.core.source import Source
 from intune_gpu.sources.files import file_identity, is_url, read_into
@@ -36,6 +36,7 @@ class TextSource(Source):
         types: of every needed column: hex32, int64, float64 or string.
         columns: names of all fields, in order, where the files have no header.
         label: the column that no row may lack.
+        label_range: (least, most) that a label may be, or None.
         chunk_bytes: bytes of text a chunk; for tests.
 
     Raises:
@@ -52,6 +53,7 @@ class TextSource(Source):
         types: Mapping[str, str],
         columns: Sequence[str] | None = None,
         label: str | None = None,
+        label_range: LabelRange | None = None,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         if text_format.header == (columns is not None):
@@ -64,9 +66,11 @@ class TextSource(Source):
         for file, head in zip(files, heads, strict=True):
             if text_format.header and head.fields != names:
                 raise DataError(
-                    f"{file}: expected the header of {files[0]}, {', '.join(names)}, found {', '.join(head.fields)}"
+                    f"{file}: expected the header of {files[0]}, {', '.join(names)}, found {', '.join(head.fields)}; "
+                    "write all files with one header, or load them apart"
                 )
-        self._layout = _layout(names, needed, types, label, text_format)
+        _check_layout(names, needed, types, label, "columns" if columns else f"{files[0]}: header")
+        self._layout = Layout(names, {name: types[name] for name in needed}, label, text_format, label_range)
         self.schema = {name: _column_type(types[name]) for name in needed}
         self._streams = [
             TextStream(index.file, index.pieces[-1].stop) if codec_of(index.file) else None for index in self._indexes
@@ -111,20 +115,24 @@ class TextSource(Source):
                 stream.close()
 
 
-def _layout(
-    names: tuple[str, ...], needed: Sequence[str], types: Mapping[str, str], label: str | None, text_format: TextFormat
-) -> Layout:
+def _check_layout(
+    names: tuple[str, ...], needed: Sequence[str], types: Mapping[str, str], label: str | None, where: str
+) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise RecipeError(f"columns: expected each name once, found {', '.join(twice)} more than once")
+        raise RecipeError(
+            f"{where}: expected each name once, found {', '.join(twice)} more than once; give each field its own name"
+        )
     if label is not None and label not in needed:
         raise RecipeError(f"label {label!r}: expected one of the needed columns, found {', '.join(needed)}")
     for name in needed:
         if name not in names:
-            raise RecipeError(f"column {name!r}: expected one of {', '.join(names)}; check the recipe or `columns`")
+            raise RecipeError(
+                f"{where}: expected a column {name!r}, found {', '.join(names)}; "
+                "check the recipe, and what names the fields"
+            )
         if types.get(name) not in DECLARED:
             raise RecipeError(f"column {name!r}: expected a type of {', '.join(DECLARED)}, found {types.get(name)!r}")
-    return Layout(names, {name: types[name] for name in needed}, label, text_format)
 
 
 def _column_type(declared: str) -> ColumnType:

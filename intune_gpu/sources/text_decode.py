@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from intune_gpu.core.buffers import BufferPool
-from intune_gpu.core.columns import BadRow, Chunk, FlatColumn
+from intune_gpu.core.columns import BadRow, Chunk, FlatColumn, LabelRange
 from intune_gpu.core.errors import DataError
 from intune_gpu.kernels.memory import BLOCK
 from intune_gpu.kernels.text_columns import FLOAT64, HEX32, INT64, OVERRUN, STRING, copy_strings_cpu, parse_rows_cpu
@@ -55,13 +55,19 @@ class Layout:
         types: by name, the columns to decode and what they are declared.
         label: the column that may be neither missing nor infinite, or None.
         text_format: how the row is written.
+        label_range: (least, most) that the label may be, or None.
     """
 
     def __init__(
-        self, names: tuple[str, ...], types: dict[str, str], label: str | None, text_format: TextFormat
+        self,
+        names: tuple[str, ...],
+        types: dict[str, str],
+        label: str | None,
+        text_format: TextFormat,
+        label_range: LabelRange | None = None,
     ) -> None:
         columns = [TextColumn(name, declared, names.index(name)) for name, declared in types.items()]
-        self.names, self.label, self.text_format = names, label, text_format
+        self.names, self.label, self.text_format, self.label_range = names, label, text_format, label_range
         self.columns = sorted(columns, key=lambda column: _KINDS[column.declared])
         self.by_field = {column.field: column for column in columns}
         self.strings = sum(column.declared == "string" for column in columns)
@@ -151,6 +157,7 @@ class ChunkDecoder:
     ) -> None:
         self._text, self._size, self._layout, self._scratch, self._pool = text, size, layout, scratch, pool
         self._quote = layout.text_format.quote_byte
+        self._outside: npt.NDArray[np.bool_] | None = None  # rows that are bad for their label's size alone
 
     def decode(self, rows: int, first_line: int, file: str) -> Chunk:
         """Return the columns and bad rows.
@@ -212,8 +219,14 @@ class ChunkDecoder:
         if column.values.dtype == np.float64:
             with np.errstate(over="ignore"):  # a label is float32 in the batch, where 1e300 is infinite
                 wrong |= ~np.isfinite(column.values.astype(np.float32))
+        field = self._layout.names.index(label)
+        if self._layout.label_range is not None:
+            low, high = self._layout.label_range
+            # A row that is bad already, by a field before or the label's own letters, is explained by that.
+            self._outside = ((column.values < low) | (column.values > high)) & ~wrong & (self._faults > field)
+            wrong |= self._outside
         at = np.flatnonzero(wrong)
-        self._faults[at] = np.minimum(self._faults[at], self._layout.names.index(label))
+        self._faults[at] = np.minimum(self._faults[at], field)
 
     # --- bad rows ----------------------------------------------------------------------------------------------------
 
@@ -252,6 +265,9 @@ class ChunkDecoder:
         declared, written = self._layout.by_field[fault].declared, self._field(row, fault)
         field = self._layout.text_format.unquote(written)
         found = _excerpt(field)
+        if self._outside is not None and self._outside[row] and self._layout.label_range is not None:
+            low, high = self._layout.label_range
+            return f"expected a label from {low:g} to {high:g}, found {found}"
         if declared == "string" and written:
             return f"expected quotes in pairs around the field, found {_excerpt(written)}"
         if not field:

@@ -12,6 +12,7 @@ from intune_gpu.sources.files import fill, unreadable
 from intune_gpu.sources.text_stream import open_text
 
 BOM = b"\xef\xbb\xbf"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 HEAD_BYTES = 1 << 20
 """A first row longer than this is taken for something that is not text."""
 
@@ -94,11 +95,17 @@ class Head:
     lines: int
 
 
-def read_head(path: str, text_format: TextFormat) -> Head:
+def read_head(path: str, text_format: TextFormat, *, sniff: bool = False) -> Head:
     """Read the first row of a file.
 
+    Args:
+        path: a file or URL.
+        text_format: how it is written.
+        sniff: refuse UTF-16, Parquet, and lines that end in carriage returns alone, which are all read as one row of
+            something else.
+
     Raises:
-        DataError: the file is empty, cannot be read, or has no newline in its first 1 MiB.
+        DataError: the file is empty, cannot be read, has no newline in its first 1 MiB, or is what `sniff` refuses.
     """
     text = np.zeros(HEAD_BYTES + PADDING, np.uint8)
     file = open_text(path)
@@ -111,14 +118,31 @@ def read_head(path: str, text_format: TextFormat) -> Head:
     start = len(BOM) if text[: len(BOM)].tobytes() == BOM else 0
     if size == start:
         raise DataError(f"{path}: expected rows, found an empty file, which has no rows; leave it out")
+    if sniff:
+        _refuse_what_is_no_text(path, text[:size].tobytes())
     found = np.zeros(5, np.int64)
     state = np.array(QUOTE_STATE)
     find_rows_cpu(text[start:], size - start, text_format.delimiter_byte, text_format.quote_byte, state, found)
     end, lines = int(found[1]) + start, int(found[3])
     if found[1] < 0:
         if size == HEAD_BYTES:
-            raise DataError(f"{path}: expected lines of text, found none that ends within the first {HEAD_BYTES} bytes")
+            raise DataError(
+                f"{path}: expected lines of text, found none that ends within the first {HEAD_BYTES} bytes; "
+                "pass the format that it has, or leave it out"
+            )
         end, lines = size, 1
     row = text[start:end].tobytes().removesuffix(b"\r")
     fields = tuple(text_format.unquote(field).decode(errors="replace") for field in text_format.split(row))
     return Head(fields, start, min(end + 1, size), lines)
+
+
+def _refuse_what_is_no_text(path: str, head: bytes) -> None:
+    if head.startswith(b"PAR1"):
+        raise DataError(f'{path}: expected text, found Parquet; pass format="parquet"')
+    if head.startswith(UTF_16):
+        raise DataError(f"{path}: expected UTF-8 text, found the byte order mark of UTF-16; write it again as UTF-8")
+    if b"\n" not in head and b"\r" in head[:-1] and b'"' not in head:
+        raise DataError(
+            f"{path}: expected lines that end in a newline, found carriage returns alone; "
+            "convert it, as with tr '\\r' '\\n'"
+        )

@@ -187,7 +187,7 @@ def check(config: Config) -> None:
     _require(data.num_buckets >= 2, "--num-buckets", "at least 2", data.num_buckets)
     _require(0.0 <= data.eval_fraction < 1.0, "--eval-fraction", "0 or more, below 1", data.eval_fraction)
     _require(0.0 <= data.max_bad_fraction <= 1.0, "--max-bad-fraction", "0 to 1", data.max_bad_fraction)
-    _require(0.0 < model.lr < float("inf"), "--lr", "above 0", model.lr)
+    _require(0.0 < model.lr < float("inf"), "--lr", "above 0 and finite", model.lr)
     _require(0 <= training.seed < 2**63, "--seed", "0 to 2**63 - 1", training.seed)
     width = model.embedding_dim
     _require(width >= 4 and width % 4 == 0, "--embedding-dim", "a multiple of 4 (fbgemm's tables need it)", width)

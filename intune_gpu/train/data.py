@@ -18,6 +18,8 @@ from intune_gpu.train.config import DataConfig, UsageError
 
 SYNTHETIC_ROWS = 1_000_000
 SYNTHETIC_SEED = 0
+CLICK_LABELS = (0.0, 1.0)
+"""No click, click; and what lies between, a share of clicks. A row with another label is a bad row."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +69,15 @@ def open_data(config: DataConfig, recipe: Recipe, seed: int) -> Data:
         DataError: there are no such files, they cannot be read, or no row is left to train on.
         RecipeError: the recipe does not fit them.
     """
-    columns = config.columns or None
     paths = config.data or (str(synthetic_folder()),)
     try:
-        source = open_source(list(paths), recipe, format=config.format, columns=columns)
+        source = _open(paths, config, recipe)
     except (DataError, RecipeError) as error:
         if config.recipe == "criteo" and config.data and '"I1"' in str(error).replace("'", '"'):
             raise type(error)(f"{error}; --recipe is criteo unless another is named") from error
         raise
     if config.eval_data:
-        held_out = open_source(list(config.eval_data), recipe, format=config.format, columns=columns)
+        held_out = _open(config.eval_data, config, recipe)
         data = Data(source, held_out, _ceiling(config.eval_data))
     elif config.eval_fraction == 0 or source.rows < 2:
         data = Data(source, None, None)
@@ -91,6 +92,11 @@ def open_data(config: DataConfig, recipe: Recipe, seed: int) -> Data:
     if data.train.rows == 0:
         raise DataError(f"data: expected rows to train on, found none in {', '.join(paths)}; name files that have some")
     return data
+
+
+def _open(paths: Sequence[str], config: DataConfig, recipe: Recipe) -> Source:
+    columns = config.columns or None
+    return open_source(list(paths), recipe, format=config.format, columns=columns, label_range=CLICK_LABELS)
 
 
 def synthetic_folder() -> Path:

@@ -16,11 +16,16 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import intune_gpu
+from intune_gpu.core.errors import IntuneError
 
 if TYPE_CHECKING:
     from intune_gpu.train.loop import Trainer
 
 PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "numpy", "numba", "pyarrow", "polars")
+
+
+class MetricsError(IntuneError):
+    """The metrics of a run could not be written."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +100,21 @@ class Metrics:
         return (self.auc - 0.5) / (self.auc_ceiling - 0.5)
 
     def write(self, path: Path) -> None:
-        """Write `metrics.json`, whole or not at all; a number that is not one becomes null."""
+        """Write `metrics.json`, whole or not at all; a number that is not one becomes null.
+
+        Raises:
+            MetricsError: no space, no permission.
+        """
         values = {key: None if value != value else value for key, value in asdict(self).items()}
         partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(path)
+        try:
+            partial.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            partial.replace(path)
+        except OSError as error:
+            raise MetricsError(
+                f"{path}: expected to be able to write it, found {error.strerror or error}; make room there; "
+                f"the trained model is in {self.checkpoint}"
+            ) from error
 
 
 @dataclass(frozen=True)

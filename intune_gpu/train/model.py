@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from intune_gpu.core.errors import RecipeError
 from intune_gpu.engine.batch import Batch
 from intune_gpu.recipe import Recipe
-from intune_gpu.train.config import ModelConfig
+from intune_gpu.train.config import ModelConfig, UsageError
 from intune_gpu.train.place import Place
 
 # First weights of the tables, uniform within this. TorchRec's own 1/sqrt(rows) starts so near to zero that products of
@@ -137,12 +139,14 @@ def build(recipe: Recipe, config: ModelConfig, seed: int, place: Place) -> Model
 
     Raises:
         RecipeError: there is no sparse feature.
+        UsageError: this rank's tables and layers are larger than the memory.
     """
     if not recipe.num_embeddings:
         raise RecipeError(
             "recipe: expected at least one sparse feature for a DLRM, found dense ones only; "
             "add one under sparse, such as a number in buckets with Bucketize(borders)"
         )
+    _check_size(recipe, config, place)
     torch.manual_seed(seed)
     module = ClickModel(_dlrm(recipe, config), len(recipe.dense_names))
     fused = {"optimizer": _TABLE_OPTIMIZERS[config.table_optimizer], "learning_rate": config.lr, "eps": EPS}
@@ -159,6 +163,26 @@ def build(recipe: Recipe, config: ModelConfig, seed: int, place: Place) -> Model
     mlp_optimizer = KeyedOptimizerWrapper(mlps, lambda p: torch.optim.Adagrad(p, lr=config.lr, eps=EPS))
     optimizer = CombinedOptimizer([model.fused_optimizer, mlp_optimizer])
     return Model(model, optimizer, model.fused_optimizer, mlp_optimizer)
+
+
+def _check_size(recipe: Recipe, config: ModelConfig, place: Place) -> None:
+    """Refuse what cannot be held, before a part of it is allocated and the system ends the process without a word."""
+    if place.device.type == "cuda":
+        memory: int = torch.cuda.get_device_properties(place.device).total_memory
+    else:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    ranks = ranks_of_tables(recipe.num_embeddings, place.world_size)
+    rows = sum(count for name, count in recipe.num_embeddings.items() if ranks[name] == place.rank)
+    vectors = len(recipe.num_embeddings) + 1  # one of the dense features
+    bottom = [max(1, len(recipe.dense_names)), *config.bottom_mlp, config.embedding_dim]
+    top = [config.embedding_dim + vectors * (vectors - 1) // 2, *config.top_mlp, 1]
+    tables = rows * (2 * config.embedding_dim if config.table_optimizer == "adagrad" else config.embedding_dim + 1)
+    nbytes = 4 * (tables + 2 * sum(a * b for mlp in (bottom, top) for a, b in pairwise(mlp)))  # Adagrad's sums, too
+    if nbytes > memory:
+        raise UsageError(
+            f"model: expected tables and layers that fit into {memory / 2**30:.1f} GiB of memory, found "
+            f"{nbytes / 2**30:.1f} GiB; lower --num-buckets (or the recipe's), --embedding-dim or the layers' sizes"
+        )
 
 
 def _dlrm(recipe: Recipe, config: ModelConfig) -> DLRM:

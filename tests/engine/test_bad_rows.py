@@ -109,18 +109,21 @@ def test_drop_writes_nothing(tmp_path: Path) -> None:
 def test_too_many(tmp_path: Path) -> None:
     book = BadRowBook("quarantine", 0.01, tmp_path)
     book.record([found(line) for line in range(1, 6)], None)
-    book.judge(50, 99_999, at_end=False)
-    book.judge(1000, 100_000, at_end=False)
-    book.judge(0, 0, at_end=True)
-    book.judge(1, 100, at_end=True)
-    book.judge(50, 1000, at_end=False)
+    book.judge(1000, 99_999, 1_000_000)
+    book.judge(1001, 99_999, 1_000_000)
+    book.judge(1000, 100_000, 1_000_000)
+    book.judge(0, 0, 0)
+    book.judge(1, 100, 100)
+    book.judge(50, 60, 5000)
     with pytest.raises(TooManyBadRowsError, match=r"at most 1\.0000%.*found 1001 of 100000 \(1\.0010%\)") as info:
-        book.judge(1001, 100_000, at_end=False)
+        book.judge(1001, 100_000, 1_000_000)
     assert "such as a.tsv:1, a.tsv:2, a.tsv:3;" in str(info.value)
     assert str(tmp_path / "bad_rows.jsonl") in str(info.value)
     assert "max_bad_fraction" in str(info.value)
     with pytest.raises(TooManyBadRowsError):
-        book.judge(2, 100, at_end=True)
+        book.judge(2, 100, 100)
+    with pytest.raises(TooManyBadRowsError, match=r"found 51 of 60"):  # of 5000, not more than 50 may be
+        book.judge(51, 60, 5000)
     book.close()
 
 
@@ -129,6 +132,19 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     book = BadRowBook("quarantine", 1.0, tmp_path / "file")
     with pytest.raises(DataError, match="quarantine_dir"):
         book.record([found(1)], None)
+
+
+def test_what_a_full_disk_refused_is_written_later(tmp_path: Path) -> None:
+    path = tmp_path / "bad_rows.jsonl"
+    path.symlink_to("/dev/full")
+    book = BadRowBook("quarantine", 1.0, tmp_path)
+    with pytest.raises(DataError, match="expected to be able to write bad rows there, found No space left on device"):
+        book.record([found(3)], None)
+    book.close()
+    path.unlink()
+    book.record([found(3)], None)
+    assert [row["line"] for row in written(tmp_path)] == [3]
+    book.close()
 
 
 def test_arguments() -> None:

@@ -661,7 +661,7 @@ def test_fingerprint_names_the_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ({"needed": ["x"]}, "column 'x': expected one of h, i, f, s"),
+        ({"needed": ["x"]}, "columns: expected a column 'x', found h, i, f, s"),
         (
             {"types": {"h": "hex32"}, "needed": ["h", "i"], "columns": ["h", "i", "f", "s"]},
             "column 'i': expected a type",
