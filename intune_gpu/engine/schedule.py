@@ -82,6 +82,7 @@ class Schedule:
         self._stop_batch = run.batches
         self._cuts: tuple[Cut, ...] = run.cuts(0) if run.batches else ()
         self._future: Iterator[WindowUse] = run.windows()
+        self._exhausted = False
         self._live: dict[int, Window] = {}
         self._reads: deque[Read] = deque()
         self._busy_streams: set[int] = set()
@@ -95,6 +96,16 @@ class Schedule:
     def ready_windows(self) -> int:
         """Windows that are decoded and not used up."""
         return sum(window.ordered is not None for window in self._live.values())
+
+    @property
+    def has_reads(self) -> bool:
+        """Whether a chunk is left to start."""
+        return bool(self._reads) or not self._exhausted
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether the rows with which the next batch begins are there."""
+        return self.next_batch < self._stop_batch and self.ready(self._cuts[0].window) is not None
 
     # --- reading ---
 
@@ -172,7 +183,7 @@ class Schedule:
             wanted: the batch that the consumer gets next, which may start at any price.
         """
         number = self.next_batch
-        if number >= self._stop_batch or self.ready(self._cuts[0].window) is None:
+        if not self.has_batch:
             return None
         if number != wanted and self.in_flight_bytes + self.batch_bytes > prefetch_bytes:
             return None
@@ -234,6 +245,7 @@ class Schedule:
     def _open_window(self) -> bool:
         use = next(self._future, None)
         if use is None:
+            self._exhausted = True
             return False
         order = self.run.order
         chunks, _ = order.window_chunks(use.window)

@@ -110,12 +110,17 @@ class RunState(Generic[T]):
             self.news.put(None)
 
     def bytes_changed(self) -> None:
-        """Note the peak, and let one worker of each stage look whether it may start."""
+        """Note the peak, and let one worker of each stage look whether it may start, where there is work for it.
+
+        Waking one for nothing costs a switch of threads, and on busy cores what the others have in their caches.
+        """
         held = self.schedule.in_flight_bytes
         if held > self.clocks.peak_in_flight_bytes:
             self.clocks.peak_in_flight_bytes = held
-        self.may_read.notify()
-        self.may_transform.notify()
+        if self.schedule.has_reads:
+            self.may_read.notify()
+        if self.schedule.has_batch:
+            self.may_transform.notify()
 
     def stop(self) -> None:
         """Tell every thread to end."""
