@@ -7,8 +7,9 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from intune_gpu.core.columns import BadRow
 from intune_gpu.core.errors import BadRowError, DataError, TooManyBadRowsError
@@ -62,7 +63,7 @@ class BadRowBook:
         self.max_fraction = max_fraction
         name = "bad_rows.jsonl" if world_size == 1 else f"bad_rows-rank{rank}.jsonl"
         self.path = Path(folder) / name
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         self._written: set[tuple[str, int]] = set()
         self._read_bytes: dict[Path, int] = {}
         self._examples: list[str] = []
@@ -117,20 +118,23 @@ class BadRowBook:
     def _write(self, found: Sequence[FoundBadRow]) -> None:
         if self._file is None:
             self._read_written()
-        lines = []
-        for row in found:
-            key = (row.file, row.bad.line)
-            if key not in self._written:
-                self._written.add(key)
-                lines.append(json.dumps(_as_json(row), ensure_ascii=False).encode() + b"\n")
-        if not lines:
+        new = {key: row for row in found if (key := (row.file, row.bad.line)) not in self._written}
+        if not new:
             return
+        lines = b"".join(json.dumps(_as_json(row), ensure_ascii=False).encode() + b"\n" for row in new.values())
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _cut_torn_line(self.path)
-            self._file = open(self.path, "ab")  # noqa: SIM115 - stays open from batch to batch
-        self._file.write(b"".join(lines))
-        self._file.flush()
+            # Stays open from batch to batch. No buffer, which would keep what a full disk refused, and fail in `close`.
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+        try:
+            left = memoryview(lines)
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError:
+            self.close()  # so that a torn line is cut off before the next is written
+            raise
+        self._written.update(new)
         self._read_bytes[self.path] = self._file.tell()
 
     def _read_written(self) -> None:

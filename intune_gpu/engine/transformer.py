@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
 from intune_gpu.core.columns import RawBatch
 from intune_gpu.engine.bad_rows import FoundBadRow
 from intune_gpu.engine.gather import OrderedWindow, joined
+from intune_gpu.engine.order import total
 from intune_gpu.engine.schedule import Window
 from intune_gpu.engine.state import Delivery, RunState, since
+from intune_gpu.engine.steps import check_rows
 
 T = TypeVar("T")
 
@@ -89,8 +92,17 @@ def _make(state: RunState[T], job: _Job) -> Delivery[T]:
                 state.bytes_changed()
             job.holds = None
         parts += here
-    value = state.transform.run(parts[0] if len(parts) == 1 else joined(parts))
-    return Delivery(value, bad, first_bad, state.transform.nbytes(value))
+    step, transform = partial(state.step, number=job.number), state.transform
+    raw = step("gather", work=partial(_together, parts))
+    check_rows(raw, sum(total(cut.spans) for cut in cuts) - len(bad), "the batch")
+    value = step("transform", work=partial(transform.run, raw))
+    if transform.rows is not None and transform.rows(value) != raw.rows:
+        raise RuntimeError(f"expected {raw.rows} rows of the transform, found {transform.rows(value)}")
+    return Delivery(value, bad, first_bad, transform.nbytes(value))
+
+
+def _together(parts: list[RawBatch]) -> RawBatch:
+    return parts[0] if len(parts) == 1 else joined(parts)
 
 
 def _await_window(state: RunState[Any], number: int, job: _Job) -> tuple[Window, OrderedWindow]:
