@@ -211,8 +211,8 @@ def test_every_read_of_a_file_may_fail(files: None, tmp_path: Path, name: str, k
             met += 1
             assert isinstance(error, DataError)
             assert f"faulty://{name}" in str(error)
-    if kind == "error":
-        assert met == reads
+        elif kind == "error":
+            assert FaultyFileSystem.reads <= at  # two threads that need one footer may both read it, or not
     assert met > reads // 2 or kind == "partial"
 
 
