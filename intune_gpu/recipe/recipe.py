@@ -116,7 +116,11 @@ class Recipe:
         Raises:
             RecipeError: no such file, not JSON, an unknown key or op, or a newer version.
         """
-        return cls(**saving.read(Path(path)))
+        arguments = saving.read(Path(path))
+        try:
+            return cls(**arguments)
+        except RecipeError as error:
+            raise RecipeError(f"recipe {path}: {error}") from error
 
     def check(self, schema: Schema, index_dtype: str = "int64") -> None:
         """Refuse a schema that this recipe cannot run on.
