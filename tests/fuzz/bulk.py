@@ -42,7 +42,7 @@ class Counts:
     seed: int
     fields: int = 0
     rows: int = 0
-    bad_rows: Counter[str] = field(default_factory=Counter)
+    bad_rows: dict[str, int] = field(default_factory=dict)
     files: int = 0
     loader_files: int = 0
     file_bytes: int = 0
@@ -95,7 +95,7 @@ def compare(file: Fuzzed, path: Path, counts: Counts) -> None:
         return
     counts.fields += parsed.rows * len(file.types)
     counts.rows += parsed.rows
-    counts.bad_rows += kinds
+    counts.bad_rows = dict(Counter(counts.bad_rows) + kinds)
     counts.files += 1
     counts.file_bytes += len(file.content)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import SEED
-from tests.fuzz import bulk, lines
+from tests.fuzz import __main__, bulk, lines
 from tests.fuzz.compare import check_loader, check_source
 from tests.fuzz.lines import CRITEO, MIXED, Fuzzed
 
@@ -26,6 +28,7 @@ def test_a_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert counts.fields >= 600_000
     assert counts.loader_files > 0
     assert len(counts.bad_rows) > 4  # kinds of fault
+    assert json.loads(json.dumps(asdict(counts)))["bad_rows"] == counts.bad_rows
 
 
 FIELD = st.one_of(
@@ -77,3 +80,9 @@ def test_a_miscount_is_found(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_bytes(whole.content * 2)
     with pytest.raises(AssertionError, match="counts: expected"):
         check_loader(whole, tmp_path / "a.tsv", parsed, batch_size=8)
+
+
+def test_make_fuzz_writes_its_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert __main__.main(__main__.Config(fields=1_000, seconds=0.0, seed=SEED)) == 0
+    assert json.loads(Path("fuzz.json").read_text())["random_files"]["files"] == 0  # no time, no files

@@ -24,7 +24,6 @@ from intune_gpu.loader import Loader
 from intune_gpu.train.__main__ import main
 from tests import conformance
 
-
 ENDING_S = 5.0
 """For threads that are about to end: the signal may come while they are waited for, as where files are opened."""
 
