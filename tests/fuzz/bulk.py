@@ -103,7 +103,8 @@ def compare(file: Fuzzed, path: Path, counts: Counts) -> None:
 def commit() -> str:
     """Return the commit of the working tree, "+" behind it where files differ from it; empty where there is no git."""
     try:
-        found = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=True)
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
     return found.stdout.strip()

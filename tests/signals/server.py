@@ -7,6 +7,7 @@ lines go to the standard output: the child's pid once it runs, and its exit stat
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import json
 import os
@@ -17,13 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from safetensors.torch import load_file
 
 import intune_gpu as ig
 import intune_gpu.train.job
 from intune_gpu.loader import Loader
+from intune_gpu.train import checkpoint
 from intune_gpu.train.__main__ import main
+from intune_gpu.train.config import Config
+from intune_gpu.train.data import load_recipe, open_data
 from tests import conformance
 
+SIGNALS = {signal.SIGINT, signal.SIGTERM}
 ENDING_S = 5.0
 """For threads that are about to end: the signal may come while they are waited for, as where files are opened."""
 
@@ -55,12 +61,29 @@ def train(*arguments: str) -> int:
     return main(arguments)
 
 
-JOBS: dict[str, Any] = {"train": train, "loop": loop, "loop_left_open": loop_left_open}
+def load(folder: str) -> int:
+    """Take up a checkpoint with the loader of the training command, and read every tensor."""
+    saved = checkpoint.read(Path(folder))
+    config = Config.from_json(saved.config)
+    recipe = load_recipe(config.data)
+    data = open_data(config.data, recipe, config.training.seed)
+    assert all(load_file(Path(folder) / name) for name in saved.tensor_files)
+    options = {"batch_size": config.data.batch_size, "shuffle": config.data.shuffle, "seed": config.training.seed}
+    with Loader(data.train, recipe, **options) as loader:
+        loader.load_state_dict(saved.loader)
+        batch = next(iter(loader))
+    data.close()
+    assert batch.cursor is not None
+    return 0 if (batch.cursor.batches_done - 1) % len(loader) == saved.step % len(loader) else 1
+
+
+JOBS: dict[str, Any] = {"load": load, "train": train, "loop": loop, "loop_left_open": loop_left_open}
 
 
 def work(job: dict[str, Any]) -> int:
     """Do a job, in the child."""
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         code: int = JOBS[job["kind"]](*job["arguments"])
     except KeyboardInterrupt:  # behind the work, or ahead of it
         code = 130
@@ -88,6 +111,7 @@ def serve() -> int | None:
                 importlib.import_module(name)
             print(json.dumps(len(os.listdir("/proc/self/task"))), flush=True)
             continue
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the child is at work
         pid = os.fork()
         if pid == 0:
             os.chdir(job["folder"])
@@ -95,7 +119,9 @@ def serve() -> int | None:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(printed, 1)
             os.dup2(printed, 2)
+            faulthandler.enable(all_threads=True)
             return work(job)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         print(pid, flush=True)
         _, status = os.waitpid(pid, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)

@@ -9,11 +9,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import Timer
 from time import perf_counter, sleep
 from typing import Any
 
@@ -24,9 +24,14 @@ from intune_gpu.sources.synthetic import write_click_logs
 from tests import conformance
 from tests.fuzz.bulk import commit
 
-ROWS = 4_000
-FLAGS = ("--num-buckets", "200", "--batch-size", "128", "--epochs", "1", "--device", "cpu", "--checkpoint-every", "4")
+ROWS = 2_500
+FLAGS = ("--num-buckets", "200", "--batch-size", "128", "--epochs", "1", "--device", "cpu", "--checkpoint-every", "3")
 RUN = ("--run-dir", "run")
+HANG_S = 60.0
+AGAIN_S = 5.0
+"""Python swallows a Ctrl-C that comes within a `__del__`, as where a batch's memory goes back: it is sent once more."""
+
+RESUMED_EVERY = 10
 HALF_WRITTEN = ("*.partial", "*.tmp", "*.new", ".*.json*", "tmp*")
 LOOPS = ("loop", "loop_left_open")
 
@@ -44,6 +49,8 @@ class Counts:
         trials: signals sent to a training run.
         loops: Ctrl-C sent to a loop over a `Loader`.
         exits: exit codes of training, by signal; a negative one is a signal that ended it before training began.
+        sent_again: signals that had to be sent a second time.
+        loaded: checkpoints that the training command's own loader took up, and gave the next batch from.
         resumed: runs that went on from their last checkpoint, and ended with the weights of a run left alone.
         without_checkpoint: runs that were stopped ahead of their first one.
         ended_late: threads that were still ending when the work was over, by name.
@@ -55,10 +62,12 @@ class Counts:
     seed: int
     trials: int = 0
     loops: int = 0
-    exits: Counter[str] = field(default_factory=Counter)
+    exits: dict[str, int] = field(default_factory=dict)
+    sent_again: int = 0
+    loaded: int = 0
     resumed: int = 0
     without_checkpoint: int = 0
-    ended_late: Counter[str] = field(default_factory=Counter)
+    ended_late: dict[str, int] = field(default_factory=dict)
     whole_s: float = 0.0
     seconds: float = 0.0
     commit: str = ""
@@ -69,6 +78,7 @@ class Server:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        self.sent_again = 0
 
     def ask(self, **job: Any) -> int:
         """Send a job, and return the first number that comes back."""
@@ -87,11 +97,28 @@ class Server:
         folder.mkdir(exist_ok=True)
         (folder / "left.json").unlink(missing_ok=True)
         pid = self.ask(kind=kind, folder=str(folder), arguments=list(arguments))
+        hang = Timer(HANG_S, kill, (pid, signal.SIGABRT))  # it prints where its threads are
+        again = Timer(AGAIN_S + after_s, self._again, (pid, number))
+        hang.start()
         if number:
             sleep(after_s)
-            with suppress(ProcessLookupError):  # it may be over
-                os.kill(pid, number)
-        return self.answer()
+            kill(pid, number)
+            again.start()
+        code = self.answer()
+        for timer in (hang, again) if number else (hang,):
+            timer.cancel()
+            timer.join()
+        return code
+
+    def _again(self, pid: int, number: int) -> None:
+        self.sent_again += 1
+        kill(pid, number)
+
+
+def kill(pid: int, number: int) -> None:
+    """Send a signal to a child of the server, unless it is over."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 @contextmanager
@@ -105,7 +132,7 @@ def serving() -> Iterator[Server]:
         process.stdin.close()
 
 
-def run(seed: int, trials: int, loops: int, root: Path) -> Counts:
+def run(seed: int, trials: int, loops: int, root: Path, seconds: float = 3600.0) -> Counts:
     """Send signals, one a process, and look at what is left.
 
     Args:
@@ -113,6 +140,7 @@ def run(seed: int, trials: int, loops: int, root: Path) -> Counts:
         trials: signals to training runs.
         loops: Ctrl-C to loops over a `Loader`.
         root: an empty folder.
+        seconds: no more training is started behind this time.
 
     Raises:
         LeftError: a thread, a child, a half-written file, or a checkpoint that does not load.
@@ -132,10 +160,15 @@ def run(seed: int, trials: int, loops: int, root: Path) -> Counts:
             number = draw.choice([signal.SIGINT, signal.SIGTERM])
             folder = root / f"trial-{trial}"
             code = server.run("train", folder, flags, number, draw.uniform(0, 1.05 * counts.whole_s))
-            counts.exits[f"{number.name} {code}"] += 1
+            count(counts.exits, f"{number.name} {code}")
             counts.trials += 1
             check_left(folder, code, number, counts)
-            resume(server, folder, flags, whole, counts)
+            if not load(server, folder, counts):
+                counts.without_checkpoint += 1
+            elif trial % RESUMED_EVERY == 0:
+                resume(server, folder, flags, whole, counts)
+            if perf_counter() - began > seconds:
+                break
         for trial in range(loops):
             folder = root / f"loop-{trial}"
             arguments = (str(root / "t.parquet"),)
@@ -143,6 +176,7 @@ def run(seed: int, trials: int, loops: int, root: Path) -> Counts:
             counts.loops += 1
             check(code == 130, folder, f"expected exit code 130, found {code}")
             check_left(folder, code, signal.SIGINT, counts)
+        counts.sent_again = server.sent_again
     counts.seconds = perf_counter() - began
     return counts
 
@@ -161,7 +195,8 @@ def check_left(folder: Path, code: int, number: signal.Signals, counts: Counts) 
     if code >= 0:
         found = json.loads(left.read_text())
         check(found["threads"] == [], folder, f"threads are left: {found['threads']}")
-        counts.ended_late.update(name.rstrip("0123456789") for name in found["ended_late"])
+        for name in found["ended_late"]:
+            count(counts.ended_late, name.rstrip("-_0123456789"))
         check(found["children"] == [], folder, f"children are left: {found['children']}")
     torn = [path for pattern in HALF_WRITTEN for path in folder.rglob(pattern)]
     check(torn == [], folder, f"half-written files are left: {torn}")
@@ -169,11 +204,18 @@ def check_left(folder: Path, code: int, number: signal.Signals, counts: Counts) 
         json.loads(path.read_text())
 
 
+def load(server: Server, folder: Path, counts: Counts) -> bool:
+    """Read the newest checkpoint; return whether there is one."""
+    found = sorted((folder / "run" / "checkpoints").glob("step-*"))
+    for checkpoint in found[-1:]:
+        code = server.run("load", folder, (str(checkpoint),))
+        check(code == 0, folder, f"{checkpoint.name} does not load: {code}")
+        counts.loaded += 1
+    return bool(found)
+
+
 def resume(server: Server, folder: Path, flags: Sequence[str], whole: Path, counts: Counts) -> None:
     """Go on from the last checkpoint to the end, and compare the weights with those of a run left alone."""
-    if not list((folder / "run" / "checkpoints").glob("step-*")):
-        counts.without_checkpoint += 1
-        return
     code = server.run("train", folder, (*flags, "--resume", "latest"))
     check(code == 0, folder, f"going on from the checkpoint ends with {code}")
     ends = [max((place / "run" / "checkpoints").glob("step-*")) for place in (whole, folder)]
@@ -181,6 +223,11 @@ def resume(server: Server, folder: Path, flags: Sequence[str], whole: Path, coun
     tensors = [end / "rank0.safetensors" for end in ends]
     check(tensors[0].read_bytes() == tensors[1].read_bytes(), folder, "the weights are others than of a run left alone")
     counts.resumed += 1
+
+
+def count(counted: dict[str, int], name: str) -> None:
+    """Count one more."""
+    counted[name] = counted.get(name, 0) + 1
 
 
 def check(true: bool, folder: Path, words: str) -> None:
@@ -197,6 +244,8 @@ class Config:
     """To training runs."""
     loops: int = 100
     """To loops over a loader."""
+    seconds: float = 3600.0
+    """No more training is started behind this time."""
     seed: int = 1
     """Of the moments and the signals."""
     out: Path = Path("signals.json")
@@ -206,7 +255,7 @@ class Config:
 def main(config: Config) -> None:
     """Run the trials, and write the counts."""
     with tempfile.TemporaryDirectory() as root:
-        counts = run(config.seed, config.count, config.loops, Path(root))
+        counts = run(config.seed, config.count, config.loops, Path(root), config.seconds)
     config.out.write_text(json.dumps(asdict(counts), indent=1) + "\n")
     print(config.out.read_text())
 
