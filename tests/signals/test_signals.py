@@ -14,11 +14,13 @@ from tests.signals import trials
 def test_a_few_signals(tmp_path: Path) -> None:
     counts = trials.run(SEED, trials=6, loops=4, root=tmp_path)
     assert (counts.trials, counts.loops) == (6, 4)
+    assert counts.left == []
     assert counts.loaded > 0
 
 
 @pytest.mark.nightly
 def test_two_hundred_signals(tmp_path: Path) -> None:
     counts = trials.run(SEED + 1, trials=200, loops=100, root=tmp_path)
+    assert counts.left == []
     assert counts.loaded > 100
     assert counts.resumed > 20
