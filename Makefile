@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
 SUITE  ?= cpu
+FUZZ_FIELDS  ?= 10000000
+FUZZ_SECONDS ?= 60
 
 BIN := $(VENV)/bin
 # The environment's own Python checks whether it is up to date (30 ms); $(PYTHON) does when there is none yet, or when
@@ -17,7 +19,7 @@ SETUP += -I -S tools/setup.py
 
 export VENV
 .NOTPARALLEL:
-.PHONY: help train test bench lint types floors test-only nightly docs fmt wheel clean env-run env-test
+.PHONY: help train test bench lint types floors test-only nightly fuzz docs fmt wheel clean env-run env-test env-fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -55,6 +57,9 @@ nightly: env-test ## what takes minutes: rules over every float
 docs: env-test ## docs/hostile.md, from what its cases do
 	$(BIN)/python -m tests.hostile
 
+fuzz: env-fuzz ## random files and atheris: FUZZ_FIELDS=100000000 FUZZ_SECONDS=600
+	@$(BIN)/python -m tests.fuzz --fields $(FUZZ_FIELDS) --seconds $(FUZZ_SECONDS) $(ARGS)
+
 fmt: env-test ## format, and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -66,5 +71,5 @@ clean: ## remove builds and caches; .venv and runs/ stay
 	rm -rf dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-env-run env-test:
+env-run env-test env-fuzz:
 	@$(SETUP) $(@:env-%=%)

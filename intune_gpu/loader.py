@@ -125,7 +125,7 @@ class Loader:
         mine = order.share(start.segments, self._rank, self._world_size)
         left = order.between(mine, start.rows_done, order.total(mine))
         run = order.Run(of_epoch, left, self._batch_size, self._drop_last)
-        self._run = Pipeline(self._source, run, self._transform, self._plan, self._clocks, self._pool)
+        self._run = self._pipeline(run)
         return self._batches(self._run, run, start)
 
     def __enter__(self) -> Loader:
@@ -213,6 +213,9 @@ class Loader:
         self._end_run()
         if self._owns_source:
             self._source.close()
+
+    def _pipeline(self, run: order.Run) -> Pipeline[Batch]:
+        return Pipeline(self._source, run, self._transform, self._plan, self._clocks, self._pool)
 
     def _batches(self, pipeline: Pipeline[Batch], run: order.Run, start: Cursor) -> Iterator[Batch]:
         bad_rows, rows_done = start.bad_rows, start.rows_done
@@ -308,7 +311,8 @@ def _check_arguments(recipe: Recipe, batch_size: int, device: str, seed: int, ra
 
 def _transform(program: Program, source: Source, batch_size: int) -> Transform[Batch]:
     raw_bytes = -(-sum(info.nbytes for info in source.chunks) // max(1, source.rows))
-    return Transform(program.run, _batch_nbytes, batch_size * (program.row_nbytes + raw_bytes))
+    batch_bytes = batch_size * (program.row_nbytes + raw_bytes)
+    return Transform(program.run, _batch_nbytes, batch_bytes, lambda batch: len(batch.label))
 
 
 def _batch_nbytes(batch: Batch) -> int:

@@ -109,14 +109,14 @@ def test_conda_users_get_the_same_versions() -> None:
     assert conda.pop("python") == Requirement(f"x{PROJECT['requires-python']}").specifier
     conda.pop("pip")
     conda.pop("conda-forge")
-    for_pip_only = HEAVY | {"intune_gpu", "tensordict", "torchmetrics", "pyre-extensions"}
+    for_pip_only = HEAVY | {"intune_gpu", "tensordict", "torchmetrics", "pyre-extensions", "atheris"}
     ours = HARD + [requirement for extra in EXTRAS.values() for requirement in extra]
     assert conda == {each.name: each.specifier for each in ours if each.name not in for_pip_only}
 
 
 @pytest.mark.parametrize("torch", setup.TRIPLES)
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("level", ["run", "test"])
+@pytest.mark.parametrize("level", setup.LEVELS)
 def test_setup_installs_what_pyproject_allows(torch: str, device: str, level: str) -> None:
     pyproject: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted, alone = setup.requirements(pyproject, device, torch, level)
@@ -125,7 +125,8 @@ def test_setup_installs_what_pyproject_allows(torch: str, device: str, level: st
     assert not {other_build, "torchrec", "intune_gpu"} & set(names)
     assert {each.name for each in HARD} <= set(names)
     assert {"numba-cuda", "nvidia-dali-cuda130"} <= set(names)
-    assert ("pytest" in names) == (level == "test")
+    assert ("pytest" in names) == (level != "run")
+    assert ("atheris" in names) == (level == "fuzz")
 
     allowed = {each.name: each.specifier for each in EXTRAS["torch"] + EXTRAS[device]}
     pins = [Requirement(line) for line in wanted if re.match(r"(torch|fbgemm-gpu|fbgemm-gpu-cpu)==", line)]

@@ -1,10 +1,10 @@
 """Make the environment that `make train` and `make test` run in; say and do nothing when it is up to date.
 
-Usage: python tools/setup.py run|test
+Usage: python tools/setup.py run|test|fuzz
 
-`run` is what the package can use on this machine; `test` adds the tools. Package names and versions come from
-pyproject.toml; what it cannot say is said here: the CPU or the CUDA stack, and which versions of torch, TorchRec and
-fbgemm belong together. The Makefile's help lists the variables that are read from the environment.
+`run` is what the package can use on this machine; `test` adds the tools; `fuzz` adds atheris. Package names and
+versions come from pyproject.toml; what it cannot say is said here: the CPU or the CUDA stack, and which versions of
+torch, TorchRec and fbgemm belong together. The Makefile's help lists the variables that are read from the environment.
 """
 
 import csv
@@ -33,6 +33,10 @@ TRIPLES = {
     "2.12": ("2.12.0", "1.7.0", "1.7.0"),
     "2.13": ("2.13.0", "1.8.0", "1.8.0"),
 }
+
+
+# What a level has besides the stack; each holds those before it.
+LEVELS = {"run": [], "test": ["bench", "dev"], "fuzz": ["bench", "dev", "fuzz"]}
 
 
 def fail(sentence: str) -> NoReturn:
@@ -70,9 +74,9 @@ def requirements(project: dict[str, Any], device: str, torch: str, level: str) -
         project: pyproject.toml, parsed.
         device: "cpu" or "cuda".
         torch: a key of `TRIPLES`.
-        level: "run" or "test".
+        level: of `LEVELS`.
     """
-    extras = ["torch", "train", device, "compile", "dali"] + (["bench", "dev"] if level == "test" else [])
+    extras = ["torch", "train", device, "compile", "dali", *LEVELS[level]]
     named = project["build-system"]["requires"] + project["project"]["dependencies"]
     for extra in extras:
         named += project["project"]["optional-dependencies"][extra]
@@ -81,6 +85,11 @@ def requirements(project: dict[str, Any], device: str, torch: str, level: str) -
     pinned = [f"torch=={torch_version}", f"{fbgemm}=={fbgemm_version}"]
     kept = [line for line in named if not line.startswith(("torchrec", "intune_gpu"))]
     return kept + pinned, [f"torchrec=={torchrec_version}"]
+
+
+def held_by(level: str) -> list[str]:
+    """Return the levels that are installed with one: itself, and those before it."""
+    return list(LEVELS)[: list(LEVELS).index(level) + 1]
 
 
 class Environment:
@@ -198,13 +207,13 @@ def main(level: str) -> None:
             print("intune_gpu: if torch comes with gigabytes of CUDA, see TORCH_INDEX in the README", flush=True)
         begin = time.monotonic()
         install(env, device, torch, level, index_url)
-        env.write(step="done", levels=env.state.get("levels", {}) | dict.fromkeys(("run", level), key))
+        env.write(step="done", levels=env.state.get("levels", {}) | dict.fromkeys(held_by(level), key))
         print(f"intune_gpu: installed in {time.monotonic() - begin:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in (["run"], ["test"]):
-        fail("usage: python tools/setup.py run|test")
+    if len(sys.argv) != 2 or sys.argv[1] not in LEVELS:
+        fail("usage: python tools/setup.py run|test|fuzz")
     try:
         main(sys.argv[1])
     except KeyboardInterrupt:

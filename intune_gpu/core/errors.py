@@ -12,7 +12,15 @@ class RecipeError(IntuneError, ValueError):
 
 
 class DataError(IntuneError):
-    """A file is missing, empty, truncated, unreadable, or not what the recipe needs."""
+    """A file is missing, empty, truncated, unreadable, or not what the recipe needs.
+
+    Attributes:
+        stage, file, row: where a worker met it, as in `StageError`; None where none did, as when files are opened.
+    """
+
+    stage: str | None = None
+    file: str | None = None
+    row: int | None = None
 
 
 class BadRowError(DataError):

@@ -136,18 +136,22 @@ class BadRowBook:
     def _write(self, found: Sequence[FoundBadRow]) -> None:
         if self._file is None:
             self._read_written()
-        new = {(row.file, row.bad.line): row for row in found if (row.file, row.bad.line) not in self._written}
+        new = {key: row for row in found if (key := (row.file, row.bad.line)) not in self._written}
         if not new:
             return
+        lines = b"".join(json.dumps(_as_json(row), ensure_ascii=False).encode() + b"\n" for row in new.values())
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _cut_torn_line(self.path)
-            # Stays open from batch to batch; without a buffer, which would be written once more when it is closed.
+            # Stays open from batch to batch. No buffer, which would keep what a full disk refused, and fail in `close`.
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
-        lines = b"".join(json.dumps(_as_json(row), ensure_ascii=False).encode() + b"\n" for row in new.values())
-        left = memoryview(lines)
-        while left:
-            left = left[self._file.write(left) :]
+        try:
+            left = memoryview(lines)
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError:
+            self.close()  # so that a torn line is cut off before the next is written
+            raise
         self._written.update(new)
         self._read_bytes[self.path] = self._file.tell()
 

@@ -20,11 +20,12 @@ from intune_gpu.engine.order import Run
 from intune_gpu.engine.reader import do_read, next_read
 from intune_gpu.engine.stages import Clocks, Gauges
 from intune_gpu.engine.state import Delivery, RunState, Transform
+from intune_gpu.engine.steps import Step, do_step
 from intune_gpu.engine.transformer import do_batch, next_batch
 from intune_gpu.kernels.denormals import clear_flush_to_zero
 
-JOIN_S = 10.0
-"""How long closing waits for workers that are inside a read or a transform."""
+JOIN_S = 5.0
+"""How long closing waits for workers that are inside a read or a transform; no thread can be made to leave one."""
 
 T = TypeVar("T")
 
@@ -39,12 +40,20 @@ class Pipeline(Generic[T]):
         plan: how many workers, how many bytes.
         clocks: sums that go on from epoch to epoch.
         pool: memory for shuffled windows, warm from epoch to epoch.
+        step: what each step of a worker goes through.
     """
 
     def __init__(
-        self, source: Source, run: Run, transform: Transform[T], plan: Plan, clocks: Clocks, pool: BufferPool
+        self,
+        source: Source,
+        run: Run,
+        transform: Transform[T],
+        plan: Plan,
+        clocks: Clocks,
+        pool: BufferPool,
+        step: Step = do_step,
     ) -> None:
-        self._state = RunState(source, run, transform, plan, clocks, pool)
+        self._state = RunState(source, run, transform, plan, clocks, pool, step)
         self._workers: dict[tuple[str, int], threading.Thread] = {}
         self._leaving: list[threading.Thread] = []
         self._running = False

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 from intune_gpu.core.columns import Chunk, ChunkInfo
 from intune_gpu.core.errors import DataError
 from intune_gpu.engine.gather import OrderedWindow, ordered_chunk
-from intune_gpu.engine.schedule import Read
+from intune_gpu.engine.schedule import Read, Window
 from intune_gpu.engine.state import RunState, since
+from intune_gpu.engine.steps import check_rows
 
 
 def next_read(state: RunState[Any], index: int) -> Read | None:
@@ -46,11 +48,11 @@ def do_read(state: RunState[Any], read: Read) -> None:
 
 def _decode(state: RunState[Any], read: Read) -> OrderedWindow | None:
     """Read a chunk and put it in place; return its window when that was the last of it."""
-    window, info = read.window, state.source.chunks[read.chunk]
-    chunk = _checked(state.source.read(read.chunk), info)
+    window, info, step = read.window, state.source.chunks[read.chunk], partial(state.step, number=read.chunk)
+    chunk = _checked(step("decode", work=partial(state.source.read, read.chunk)), info)
     assembly = window.assembly
     if assembly is None:
-        return ordered_chunk(chunk, info.file, read.chunk)
+        return _whole(state, window, step("order", work=partial(ordered_chunk, chunk, info.file, read.chunk)))
     with state.lock:
         state.schedule.decoded(read, chunk.nbytes)
         state.bytes_changed()
@@ -58,13 +60,19 @@ def _decode(state: RunState[Any], read: Read) -> OrderedWindow | None:
     del chunk
     if placing is None:
         return None
-    complete = assembly.place(placing)
+    complete = step("order", work=partial(assembly.place, placing))
     positions = placing.positions
     del placing
     with state.lock:
         state.schedule.placed(window, positions)
         state.bytes_changed()
-    return assembly.finish() if complete else None
+    return _whole(state, window, step("order", work=assembly.finish)) if complete else None
+
+
+def _whole(state: RunState[Any], window: Window, ordered: OrderedWindow) -> OrderedWindow:
+    first, stop = state.run.order.span(window.number)
+    check_rows(ordered.raw, stop - first, "the window")
+    return ordered
 
 
 def _checked(chunk: Chunk, info: ChunkInfo) -> Chunk:

@@ -18,6 +18,7 @@ from intune_gpu.engine.bad_rows import FoundBadRow
 from intune_gpu.engine.order import Run
 from intune_gpu.engine.schedule import Schedule
 from intune_gpu.engine.stages import Clocks
+from intune_gpu.engine.steps import Step, do_step
 
 T = TypeVar("T")
 
@@ -30,11 +31,13 @@ class Transform(Generic[T]):
         run: called by several threads at once; must not keep the raw rows.
         nbytes: bytes of a finished batch.
         batch_bytes: estimate of one batch in the making, its raw rows and its finished form.
+        rows: rows of a finished batch, to be checked; None where it cannot tell.
     """
 
     run: Callable[[RawBatch], T]
     nbytes: Callable[[T], int]
     batch_bytes: int
+    rows: Callable[[T], int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,14 @@ class RunState(Generic[T]):
     """
 
     def __init__(
-        self, source: Source, run: Run, transform: Transform[T], plan: Plan, clocks: Clocks, pool: BufferPool
+        self,
+        source: Source,
+        run: Run,
+        transform: Transform[T],
+        plan: Plan,
+        clocks: Clocks,
+        pool: BufferPool,
+        step: Step = do_step,
     ) -> None:
         self.source = source
         self.run = run
@@ -79,6 +89,7 @@ class RunState(Generic[T]):
         self.plan = plan
         self.clocks = clocks
         self.pool = pool
+        self.step = step
         self.schedule = Schedule(run, source.chunks, transform.batch_bytes, pool)
         # Reentrant: the garbage collector may close an abandoned run inside any thread, one of its own included.
         self.lock = threading.RLock()
@@ -131,7 +142,7 @@ class RunState(Generic[T]):
         self.news.put(None)
 
     def named(self, error: Exception, stage: str, chunk: int | None, first: int = 0) -> Exception:
-        """Return what the consumer gets to see: errors of the data as they are, any other with stage, file and row.
+        """Return what the consumer gets to see, with stage, file and row: errors of the data as they are otherwise.
 
         Args:
             error: what a worker met.
@@ -139,7 +150,7 @@ class RunState(Generic[T]):
             chunk: the chunk it worked on; for shuffled rows the first of their window.
             first: row of that chunk that it began with.
         """
-        if isinstance(error, DataError | StageError):
+        if isinstance(error, StageError) or (isinstance(error, DataError) and error.stage is not None):
             return error
         file = row = None
         where = ""
@@ -148,6 +159,10 @@ class RunState(Generic[T]):
             file, row = info.file, info.first_row + first
             mixed = stage == "transform" and self.run.order.shuffled
             where = f" in {'a shuffle window with ' if mixed else ''}{file}, rows from {row} on"
+        if isinstance(error, DataError):
+            error.stage, error.file, error.row = stage, file, row
+            error.add_note(f"{stage} stage{where}")
+            return error
         failure = StageError(f"{stage} stage{where}: {type(error).__name__}: {error}", stage=stage, file=file, row=row)
         failure.__cause__ = error
         return failure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from intune_gpu.core.columns import RawBatch
 from intune_gpu.engine.bad_rows import FoundBadRow
 from intune_gpu.engine.gather import OrderedWindow
 from intune_gpu.engine.joining import Joiner
+from intune_gpu.engine.order import total
 from intune_gpu.engine.schedule import Window
 from intune_gpu.engine.state import Delivery, RunState, since
 
@@ -93,10 +95,16 @@ def _make(state: RunState[T], job: _Job) -> Delivery[T]:
                 state.schedule.release(cut.window)
                 state.bytes_changed()
             job.holds = None
-    raw = raw if joiner is None else joiner.finish()
     assert raw is not None
-    value = state.transform.run(raw)
-    return Delivery(value, bad, first_bad, state.transform.nbytes(value))
+    only, step, transform = raw, partial(state.step, number=job.number), state.transform
+    gathered: RawBatch = step("gather", work=(lambda: only) if joiner is None else joiner.finish)
+    expected = sum(total(cut.spans) for cut in cuts) - len(bad)
+    if gathered.rows != expected:  # its columns were counted when the window was put in order
+        raise RuntimeError(f"expected {expected} rows in the batch, found {gathered.rows}")
+    value = step("transform", work=lambda: transform.run(gathered))
+    if transform.rows is not None and transform.rows(value) != gathered.rows:
+        raise RuntimeError(f"expected {gathered.rows} rows of the transform, found {transform.rows(value)}")
+    return Delivery(value, bad, first_bad, transform.nbytes(value))
 
 
 def _await_window(state: RunState[Any], number: int, job: _Job) -> tuple[Window, OrderedWindow]:

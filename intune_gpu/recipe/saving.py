@@ -129,9 +129,10 @@ def _chain(where: str, ops: Any) -> list[Op]:
 
 
 def _op_from_json(where: str, state: Any) -> Op:
-    if not isinstance(state, dict) or state.get("op") not in _OP_BY_NAME:
+    name = state.get("op") if isinstance(state, dict) else None
+    if not isinstance(name, str) or name not in _OP_BY_NAME:
         raise RecipeError(f"{where}: expected an op, one of {', '.join(_OP_BY_NAME)}, found {state!r}")
-    kind = _OP_BY_NAME[state["op"]]
+    kind = _OP_BY_NAME[name]
     parameters = {name: value for name, value in state.items() if name != "op"}
     try:
         return kind(**parameters)

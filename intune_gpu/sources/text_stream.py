@@ -44,6 +44,7 @@ class TextStream:
         self.path = path
         self.size = size
         self._lock = threading.Lock()
+        self._let_go = False
         self._file: Any = None
         self._place = 0
 
@@ -53,30 +54,42 @@ class TextStream:
         Raises:
             DataError: the file is gone, truncated or cannot be decompressed.
         """
-        with self._lock:
-            try:
-                if self._file is None or self._place > start:
-                    self._close()
-                    self._file = open_text(self.path)
-                skip = memoryview(bytearray(min(_SKIP_BYTES, start - self._place)))
-                while self._place < start and (count := fill(self._file, skip[: start - self._place])):
-                    self._place += count
-                count = fill(self._file, target) if self._place == start else 0
-                self._place += count
-                if self._place >= self.size:
-                    self._close()
-                return count
-            except DataError:
-                self._close()
-                raise
-            except (OSError, ValueError) as error:
-                self._close()
-                raise unreadable(self.path, error) from error
+        try:
+            with self._lock:
+                return self._read_into(start, target)
+        finally:
+            if self._let_go:
+                self.close()
 
     def close(self) -> None:
-        """Let go of the file; a later read opens it again."""
-        with self._lock:
+        """Let go of the file, or have a read that is under way do so behind it; a later read opens it again."""
+        self._let_go = True
+        if self._lock.acquire(blocking=False):  # a read may take for ever, and closing must not
+            try:
+                self._close()
+                self._let_go = False
+            finally:
+                self._lock.release()
+
+    def _read_into(self, start: int, target: memoryview) -> int:
+        try:
+            if self._file is None or self._place > start:
+                self._close()
+                self._file = open_text(self.path)
+            skip = memoryview(bytearray(min(_SKIP_BYTES, start - self._place)))
+            while self._place < start and (count := fill(self._file, skip[: start - self._place])):
+                self._place += count
+            count = fill(self._file, target) if self._place == start else 0
+            self._place += count
+            if self._place >= self.size:
+                self._close()
+            return count
+        except DataError:
             self._close()
+            raise
+        except (OSError, ValueError) as error:
+            self._close()
+            raise unreadable(self.path, error) from error
 
     def _close(self) -> None:
         file, self._file, self._place = self._file, None, 0

@@ -1,0 +1,26 @@
+"""Ctrl-C and SIGTERM at random moments leave no thread, no half-written file, and a checkpoint that loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SEED
+from tests.signals import trials
+
+
+@pytest.mark.slow
+def test_a_few_signals(tmp_path: Path) -> None:
+    counts = trials.run(SEED, trials=6, loops=4, root=tmp_path)
+    assert (counts.trials, counts.loops) == (6, 4)
+    assert counts.left == []
+    assert counts.loaded > 0
+
+
+@pytest.mark.nightly
+def test_two_hundred_signals(tmp_path: Path) -> None:
+    counts = trials.run(SEED + 1, trials=200, loops=100, root=tmp_path)
+    assert counts.left == []
+    assert counts.loaded > 100
+    assert counts.resumed > 20
