@@ -37,6 +37,7 @@ from numba import carray, njit
 
 from intune_gpu.kernels import numeric
 from intune_gpu.kernels.memory import BLOCK, expand_missing, pointer
+from intune_gpu.kernels.widths import narrow
 
 NAN = np.float32(np.nan)
 canonical_nan_rule = numeric.canonical_nan_rule
@@ -57,13 +58,15 @@ def run(
     width = len(which)
     missing = np.empty(BLOCK, np.uint8)
     block = np.empty((width, BLOCK), np.float32)
+    narrowed = np.empty(BLOCK, np.float32)
     flat, stride = out.reshape(-1), out.shape[1]
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
         for c in range(width):
             values = carray(pointer(columns[which[c, 0], 0]), (count,), like.dtype)
-            expand_missing(columns[which[c, 0], 1], columns[which[c, 0], 2] + start, size, missing)
-            source, target = values[start : start + size], block[c]
+            expand_missing(columns[which[c, 0], 1], columns[which[c, 0], 2] + start, size, count - start, missing)
+            target = block[c]
+            {source}
 {loads}
             for i in range(size):
                 x = np.float32(source[i])
@@ -79,23 +82,30 @@ def run(
 '''
 
 _lock = threading.Lock()
-_loaded: dict[tuple[str, ...], Callable[..., None]] = {}
+_loaded: dict[tuple[tuple[str, ...], bool], Callable[..., None]] = {}
 
 
-def dense_loop(rules: tuple[str, ...]) -> Callable[..., None]:
+def dense_loop(rules: tuple[str, ...], itemsize: int) -> Callable[..., None]:
     """Return the CPU loop of a chain; its arguments stand in `_MODULE` above.
 
     Args:
         rules: names out of `RULES`, in order; an empty chain only converts to float32.
+        itemsize: bytes of a value.
     """
+    wide = itemsize == 8
     with _lock:
-        if rules not in _loaded:
-            _loaded[rules] = _load("_".join(rules) or "convert", dense_source(rules)).run
-        return _loaded[rules]
+        if (rules, wide) not in _loaded:
+            name = ("wide_" if wide else "") + ("_".join(rules) or "convert")
+            _loaded[rules, wide] = _load(name, dense_source(rules, wide)).run
+        return _loaded[rules, wide]
 
 
-def dense_source(rules: tuple[str, ...]) -> str:
-    """Return the module that holds a chain's loop."""
+def dense_source(rules: tuple[str, ...], wide: bool) -> str:
+    """Return the module that holds a chain's loop.
+
+    Values of 8 bytes become float32 in a loop of their own: in one loop, all of it would run on vectors of half as many
+    lanes.
+    """
     loads: list[str] = []
     steps: list[str] = []
     slot = span = 0
@@ -116,6 +126,9 @@ def dense_source(rules: tuple[str, ...]) -> str:
     return _MODULE.format(
         title=", ".join(rules) or "(none): conversion to float32",
         imports="\n".join(f"{rule}_rule = numeric.{rule}_rule" for rule in dict.fromkeys(rules)),
+        source="source = narrow(values[start : start + size], narrowed)"
+        if wide
+        else "source = values[start : start + size]",
         loads="\n".join(" " * 12 + line for line in loads),
         steps="\n".join(" " * 16 + line for line in steps),
     )

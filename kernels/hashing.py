@@ -29,7 +29,7 @@ _HALVES = hashing_lanes.pays()
 _HASHED = BLOCK // 16 * 15 if _HALVES else BLOCK
 """Values between two readings of null bits: whole steps of 12, whole bytes."""
 assert not _HALVES or (_HASHED % STEP == 0 and _HASHED % 8 == 0)
-_ZERO, _EIGHT = np.uint64(0), np.uint64(8)
+_ZERO, _ONE, _EIGHT = np.uint64(0), np.uint64(1), np.uint64(8)
 _S1, _S7, _S12, _S18 = np.uint64(1), np.uint64(7), np.uint64(12), np.uint64(18)
 
 
@@ -51,7 +51,7 @@ def hash_ints_cpu(
         seed, n, reserved = parameters[f, 0], parameters[f, 1], parameters[f, 2]
         for start in range(0, count, _HASHED):
             size = min(_HASHED, count - start)
-            expand_missing(validity, first_bit + start, size, missing)
+            expand_missing(validity, first_bit + start, size, count - start, missing)
             source = values[start : start + size]
             target = out[starts[f] + start : starts[f] + start + size]
             done = _hash_steps(source, missing, target, seed, n, reserved) if _HALVES else 0
@@ -71,11 +71,11 @@ def _hash_steps(source: Any, missing: Any, target: Any, seed: Any, n: Any, reser
         hash_lanes(
             values + i * source.itemsize, flags + i, ids + i * target.itemsize, source, target, begin, n, reserved
         )
-        alone = one_at_a_time(begin)
         for k in range(LANES, STEP):
             j = np.uint64(i + k)  # unsigned: no check for an index from the end
-            h = xxh64_avalanche(xxh64_word(alone, np.uint64(np.int64(source[j]))))
-            target[j] = _ZERO if missing[j] != 0 else reserved + bucket_rule(h, n)
+            h = xxh64_avalanche(xxh64_word(begin, one_at_a_time(np.uint64(np.int64(source[j])))))
+            there = np.uint64(missing[j]) - _ONE  # all bits; none where missing. A branch would be mispredicted
+            target[j] = (reserved + bucket_rule(h, n)) & there
     return steps * STEP
 
 
@@ -96,7 +96,7 @@ def hash_strings_cpu(
         base, seed, n, reserved = column[0], parameters[f, 0], parameters[f, 1], parameters[f, 2]
         for start in range(0, count, BLOCK):
             size = min(BLOCK, count - start)
-            expand_missing(column[1], column[2] + start, size, missing)
+            expand_missing(column[1], column[2] + start, size, count - start, missing)
             for i in range(size):
                 begin, end = offsets[start + i], offsets[start + i + 1]
                 if missing[i] != 0:
@@ -123,7 +123,7 @@ def modulo_cpu(
         values = carray(pointer(column[0]), (count,), like.dtype)
         for start in range(0, count, BLOCK):
             size = min(BLOCK, count - start)
-            expand_missing(column[1], column[2] + start, size, missing)
+            expand_missing(column[1], column[2] + start, size, count - start, missing)
             for i in range(size):
                 if missing[i] != 0:
                     out[starts[f] + start + i] = 0
@@ -138,7 +138,7 @@ def id64_ints_cpu(column: Any, count: Any, like: Any, out: Any) -> None:
     values = carray(pointer(column[0]), (count,), like.dtype)
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
-        expand_missing(column[1], column[2] + start, size, missing)
+        expand_missing(column[1], column[2] + start, size, count - start, missing)
         source, target = values[start : start + size], out[start : start + size]
         for i in range(size):
             h = id64_int_rule(np.uint64(np.int64(source[i])), _ZERO)
@@ -152,7 +152,7 @@ def id64_strings_cpu(column: Any, count: Any, out: Any) -> None:
     offsets = carray(pointer(column[3]), (count + 1,), np.int64)
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
-        expand_missing(column[1], column[2] + start, size, missing)
+        expand_missing(column[1], column[2] + start, size, count - start, missing)
         for i in range(size):
             begin, end = offsets[start + i], offsets[start + i + 1]
             h = id64_bytes_rule(column[0] + begin, end - begin, _ZERO)

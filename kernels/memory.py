@@ -71,13 +71,14 @@ def _spread(typingctx: Any, bits: Any, place: Any) -> Any:
 
 
 @njit(nogil=True, cache=True, inline="never")
-def expand_missing(validity: Any, first_bit: int, count: int, missing: Any) -> None:
+def expand_missing(validity: Any, first_bit: int, count: int, left: int, missing: Any) -> None:
     """Write 1 where a value is missing and 0 where it is there, from null bits.
 
     Args:
         validity: address of a bitmap, 1 = present; 0 where nothing is missing.
         first_bit: bit of the first value.
         count: values, 1 to `BLOCK`.
+        left: values from the first one on that the bitmap has bits for, at least `count`.
         missing: (BLOCK,) uint8, written to a multiple of 32.
     """
     place = missing.ctypes.data
@@ -88,7 +89,7 @@ def expand_missing(validity: Any, first_bit: int, count: int, missing: Any) -> N
             words[w] = np.uint64(0)
         return
     first = validity + (first_bit >> 3)
-    last = validity + ((first_bit + count - 1) >> 3)  # nothing behind this byte may be read
+    last = validity + ((first_bit + left - 1) >> 3)  # nothing behind this byte may be read
     shift = np.uint64(first_bit & 7)
     for g in range(groups):
         here = first + 4 * g

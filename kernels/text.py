@@ -157,7 +157,7 @@ def hex32_strings_cpu(
     missing_count, bad_count = 0, 0
     for start in range(0, len(values), BLOCK):
         size = min(BLOCK, len(values) - start)
-        expand_missing(validity, first_bit + start, size, empty)
+        expand_missing(validity, first_bit + start, size, len(values) - start, empty)
         target, bounds = values[start : start + size], offsets[start : start + size + 1]
         total, mixed = 0, 0
         for i in range(size):

@@ -6,6 +6,7 @@ a fixed place, and neither offsets nor a copy of the text are needed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def hex32_views_cpu(
     missing_count, wrong_any = 0, np.uint64(0)
     for start in range(0, len(values), BLOCK):
         size = min(BLOCK, len(values) - start)
-        expand_missing(validity, first_bit + start, size, missing)
+        expand_missing(validity, first_bit + start, size, len(values) - start, missing)
         block, target = views[2 * start : 2 * (start + size)], values[start : start + size]
         for i in range(size):
             length = np.int64(block[2 * i] & _LOW32) * (1 - np.int64(missing[i]))
@@ -49,8 +50,15 @@ def hex32_views_cpu(
     return missing_count, wrong_any
 
 
+def _new(nbytes: int) -> npt.NDArray[np.uint8]:
+    return np.empty(nbytes, np.uint8)
+
+
 def hex32_from_views(
-    views: npt.NDArray[np.uint64], validity: npt.NDArray[np.uint8] | None = None, validity_offset: int = 0
+    views: npt.NDArray[np.uint64],
+    validity: npt.NDArray[np.uint8] | None = None,
+    validity_offset: int = 0,
+    take: Callable[[int], npt.NDArray[np.uint8]] = _new,
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8] | None] | None:
     """Read string views of 1 to 8 hex digits, either case, as 32-bit ids; an empty string is missing.
 
@@ -58,13 +66,15 @@ def hex32_from_views(
         views: (2 * elements,) the views as Arrow lays them out.
         validity: bitmap, least significant bit first, 1 = present; None where none is missing.
         validity_offset: the bit of the first element.
+        take: gives memory of so many bytes for the result; warm memory is a third faster than new.
 
     Returns:
         (ids, validity): (elements,) uint32; a bitmap that starts at bit 0, or None where none is missing. None where
         any element is not hex or too long: `hex32_from_strings` tells which.
     """
     count = len(views) // 2
-    ids, bits = np.empty(count, np.uint32), np.empty((count + 7) // 8, np.uint8)
+    memory = take(4 * count + (count + 7) // 8)
+    ids, bits = memory[: 4 * count].view(np.uint32), memory[4 * count :]
     address = 0 if validity is None else validity.ctypes.data
     missing, wrong = hex32_views_cpu(views, address, validity_offset, ids, bits)
     return None if wrong else (ids, bits if missing else None)

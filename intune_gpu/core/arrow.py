@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from intune_gpu.core.arrow_types import ACCEPTED, VIEWS, is_text_type, leaf_type
+from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import STRING, BadRow, Chunk, ColumnType, FlatColumn, LabelRange, Schema
 from intune_gpu.core.errors import DataError
 from intune_gpu.kernels.text import hex32_from_strings
@@ -30,7 +32,9 @@ class BadValue(NamedTuple):
     text: bytes
 
 
-def flatten(array: pa.Array | pa.ChunkedArray, type: ColumnType) -> tuple[FlatColumn, list[BadValue]]:
+def flatten(
+    array: pa.Array | pa.ChunkedArray, type: ColumnType, pool: BufferPool | None = None
+) -> tuple[FlatColumn, list[BadValue]]:
     """Return the buffers of one column, and the rows whose value cannot be used (at most one entry a row, ascending).
 
     Copied are: what has to be decoded (booleans, float16, dictionaries, views, hex32), 32-bit offsets, several chunks,
@@ -40,6 +44,7 @@ def flatten(array: pa.Array | pa.ChunkedArray, type: ColumnType) -> tuple[FlatCo
     Args:
         array: a column of the type that `column_type` turned into `type`.
         type: the wanted type.
+        pool: where memory for ids that were views comes from, if not from NumPy.
 
     Raises:
         DataError: Arrow cannot turn one into the other.
@@ -48,7 +53,9 @@ def flatten(array: pa.Array | pa.ChunkedArray, type: ColumnType) -> tuple[FlatCo
     rows = None
     if type.is_list:
         flat, rows = _elements(flat)
-    column, wrong = _leaf_column(flat, type)
+    column, wrong = _leaf_column(flat, type, pool)
+    if wrong is None and rows is None:
+        return column, []
     bad = [
         BadValue(row, f"expected 1 to 8 hex digits, found {_shown(text)}", text)
         for row, text in _first_of_row(wrong, rows)
@@ -62,6 +69,7 @@ def chunk_from_table(
     label: str | None = None,
     first_row: int = 0,
     label_range: LabelRange | None = None,
+    pool: BufferPool | None = None,
 ) -> Chunk:
     """Return the columns of `schema` as a chunk; rows with a bad value or label are flagged, not removed.
 
@@ -71,6 +79,7 @@ def chunk_from_table(
         label: the column (among `schema`) that has to be there and finite in every row, or None.
         first_row: number of the table's first row in its file; `BadRow.line` counts from it.
         label_range: (least, most) that a label may be, or None.
+        pool: as in `flatten`.
 
     Raises:
         DataError: Arrow cannot turn a column into its type.
@@ -79,7 +88,7 @@ def chunk_from_table(
     bad: dict[int, BadRow] = {}
     for name, type in schema.items():
         try:
-            columns[name], values = flatten(table.column(name), type)
+            columns[name], values = flatten(table.column(name), type, pool)
         except DataError as error:
             raise DataError(f"column {name!r}: {error}") from error
         if name == label:
@@ -118,6 +127,7 @@ def columns_from_mapping(columns: Mapping[str, Any]) -> pa.Table:
 # --- inside ----------------------------------------------------------------------------------------------------------
 
 
+@lru_cache(1024)  # the same few types, column by column and chunk by chunk
 def _target(source: pa.DataType, type: ColumnType) -> pa.DataType:
     """Return the Arrow type whose buffers are those of a FlatColumn (before hex32 is read)."""
     leaf = leaf_type(source)
@@ -131,6 +141,8 @@ def _target(source: pa.DataType, type: ColumnType) -> pa.DataType:
 
 def _one_array(array: pa.Array | pa.ChunkedArray, target: pa.DataType) -> pa.Array:
     pieces = array.chunks if isinstance(array, pa.ChunkedArray) else [array]
+    if len(pieces) == 1 and pieces[0].type == target:
+        return pieces[0]
     try:
         # Cast before joining: chunks may have different dictionaries, and together pass 2 GiB of text.
         flat = [_cast(piece, target) for piece in pieces]
@@ -165,9 +177,9 @@ class _Wrong(NamedTuple):
     source: FlatColumn
 
 
-def _leaf_column(array: pa.Array, type: ColumnType) -> tuple[FlatColumn, _Wrong | None]:
+def _leaf_column(array: pa.Array, type: ColumnType, pool: BufferPool | None) -> tuple[FlatColumn, _Wrong | None]:
     if array.type in VIEWS:
-        read = _hex32_of_views(array)
+        read = _hex32_of_views(array, pool)
         if read is not None:
             return read, None
         array = array.cast(pa.large_binary())  # to find what is wrong
@@ -176,15 +188,18 @@ def _leaf_column(array: pa.Array, type: ColumnType) -> tuple[FlatColumn, _Wrong 
         return column, None
     if column.offsets is None:
         ids = column.values
-        return replace(column, values=ids.view(np.uint32) if ids.itemsize == 4 else ids.astype(np.uint32)), None
+        ids = ids.view(np.uint32) if ids.itemsize == 4 else ids.astype(np.uint32)
+        return FlatColumn(ids, column.validity, column.validity_offset), None
     values, validity, wrong = hex32_from_strings(column.values, column.offsets, column.validity, column.validity_offset)
     return FlatColumn(values, validity), _Wrong(wrong, column)
 
 
-def _hex32_of_views(array: pa.Array) -> FlatColumn | None:
+def _hex32_of_views(array: pa.Array, pool: BufferPool | None) -> FlatColumn | None:
     bits, views = array.buffers()[:2]
     validity = _view(bits, np.uint8, 0, (array.offset + len(array) + 7) >> 3) if array.null_count else None
-    found = hex32_from_views(_view(views, np.uint64, 2 * array.offset, 2 * len(array)), validity, array.offset)
+    words = _view(views, np.uint64, 2 * array.offset, 2 * len(array))
+    into = {} if pool is None else {"take": pool.take}
+    found = hex32_from_views(words, validity, array.offset, **into)
     return None if found is None else FlatColumn(*found)
 
 
@@ -211,7 +226,7 @@ def _view(buffer: pa.Buffer | None, dtype: npt.DTypeLike, start: int, count: int
         view = np.frombuffer(buffer, dtype, count, start * dtype.itemsize)
         if not view.flags.aligned:
             view = view.copy()
-    view.flags.writeable = False  # whether Arrow would allow it or not: kernels then see one type of array
+    view.setflags(write=False)  # whether Arrow would allow it or not: kernels then see one type of array
     return view
 
 

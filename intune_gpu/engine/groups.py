@@ -116,7 +116,7 @@ class NumericGroup:
 
     @cached_property
     def _loop(self) -> Callable[..., None]:
-        return fusing.dense_loop(self.rules)
+        return fusing.dense_loop(self.rules, self.like.itemsize)
 
 
 @dataclass(frozen=True)

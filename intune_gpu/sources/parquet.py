@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from intune_gpu.core.arrow import chunk_from_table
 from intune_gpu.core.arrow_types import check_label, column_types
+from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import NO_TYPES, STRING, Chunk, ChunkInfo, ColumnType, LabelRange
 from intune_gpu.core.errors import DataError
 from intune_gpu.core.source import Source
@@ -94,6 +95,7 @@ class ParquetSource(Source):
         if not files:
             raise DataError("data: expected at least one Parquet file, found an empty list")
         self._label, self._label_range = label, label_range
+        self._pool = BufferPool(max_free_bytes=64 << 20)
         summary = _Summary([*dict.fromkeys([*needed, label] if label else needed)], types)
         with ThreadPoolExecutor(min(_FOOTER_THREADS, len(files))) as pool:
             # A few at a time, since parsed footers are large; in file order, so that every run blames the same file.
@@ -125,7 +127,7 @@ class ParquetSource(Source):
             table = self._decode(file, group)
         if table.num_rows != group.rows:
             raise DataError(f"{where}: expected {group.rows} rows, found {table.num_rows}; the file is damaged")
-        return chunk_from_table(table, self.schema, self._label, group.first_row, self._label_range)
+        return chunk_from_table(table, self.schema, self._label, group.first_row, self._label_range, self._pool)
 
     def close(self) -> None:
         """Let go of the footers kept. The source can still be read."""

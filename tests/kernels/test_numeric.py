@@ -93,19 +93,21 @@ def test_primitives_refuse_a_value_that_was_widened() -> None:
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 255, 256])
 @pytest.mark.parametrize("first", [0, 1, 7, 8, 13])
-def test_expand_missing(count: int, first: int) -> None:
-    bitmap = np.random.default_rng(count * 31 + first).integers(0, 256, (first + count + 7) // 8, dtype=np.uint8)
+@pytest.mark.parametrize("behind", [0, 1, 60])
+def test_expand_missing(count: int, first: int, behind: int) -> None:
+    size = (first + count + behind + 7) // 8
+    bitmap = np.random.default_rng(count * 31 + first).integers(0, 256, size, dtype=np.uint8)
     missing = np.empty(memory.BLOCK, np.uint8)
-    memory.expand_missing(bitmap.ctypes.data, first, count, missing)
+    memory.expand_missing(bitmap.ctypes.data, first, count, count + behind, missing)
     expected = 1 - np.unpackbits(bitmap, bitorder="little")[first : first + count]
     assert (missing[:count] == expected).all()
 
 
 def test_chains_of_one_shape_share_a_module() -> None:
     rules = ("fill_missing", "clip_min", "log1p")
-    assert fusing.dense_loop(rules) is fusing.dense_loop(rules)
-    assert "NAN if absent" not in fusing.dense_source(rules)
-    assert "NAN if absent" in fusing.dense_source(("log1p",))
+    assert fusing.dense_loop(rules, 4) is fusing.dense_loop(rules, 4)
+    assert "NAN if absent" not in fusing.dense_source(rules, wide=False)
+    assert "NAN if absent" in fusing.dense_source(("log1p",), wide=False)
 
 
 def test_denormals_are_kept_and_the_flag_restored() -> None:

@@ -39,7 +39,7 @@ def _type(value: Any) -> Any:
 
 def chain(*rules: str, dtype: str = "int32") -> set[str]:
     module: dict[str, Any] = {}
-    exec(fusing.dense_source(rules).replace("cache=True, ", ""), module)
+    exec(fusing.dense_source(rules, np.dtype(dtype).itemsize == 8).replace("cache=True, ", ""), module)
     floats, spans = np.zeros((1, 2), np.float32), np.zeros((1, 2), np.int64)
     arguments = (TABLE, WHICH.reshape(1, 1), floats, floats[0], spans, 1, np.zeros(0, dtype), floats)
     run = module["run"]
@@ -74,7 +74,7 @@ def test_dense_rules(rule: str, wanted: set[str]) -> None:
 
 
 def test_null_bits() -> None:
-    found = instructions(memory.expand_missing.py_func, np.int64(0), 0, 1, np.zeros(256, np.uint8))
+    found = instructions(memory.expand_missing.py_func, np.int64(0), 0, 1, 1, np.zeros(256, np.uint8))
     assert found & {"vpshufb", "vpbroadcastq", "vpermd", "vpbroadcastd"}
     assert any(name.startswith(("vpcmpeqb", "vptestnmb", "vptestmb")) for name in found), found
 
