@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import carray, njit
 
-from intune_gpu.kernels.memory import load_u8, load_u64, pointer
+from intune_gpu.kernels.memory import copy_bytes, load_u8, load_u64, pointer
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _M1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -182,10 +182,7 @@ def append_cpu(
         size = sizes[c]
         if size == 0:
             continue
-        nbytes = rows * size
-        source = carray(pointer(columns[c, 0]), (nbytes,), np.uint8)
-        target = carray(pointer(targets[c, 0] + first * size), (nbytes,), np.uint8)
-        target[:] = source
+        copy_bytes(targets[c, 0] + first * size, columns[c, 0], rows * size)
         words = carray(pointer(targets[c, 1]), ((first + rows + 63) >> 5,), np.uint32)
         _append_bits(columns[c, 1], columns[c, 2], rows, words, first)
 

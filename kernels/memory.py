@@ -47,6 +47,18 @@ load_u32 = intrinsic(_loader(32, types.uint32))
 load_u8 = intrinsic(_loader(8, types.uint8))
 
 
+@intrinsic
+def copy_bytes(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
+    """Copy int64 `count` bytes from one address to another that does not overlap: a loop goes byte by byte."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        to, what = (builder.inttoptr(address, cgutils.voidptr_t) for address in args[:2])
+        cgutils.raw_memcpy(builder, to, what, args[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
 @njit(cache=True)
 def address_of(array: Any) -> Any:
     """Return the address of an array's first element: seven times quicker than `array.__array_interface__`."""
