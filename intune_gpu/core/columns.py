@@ -150,26 +150,20 @@ class Addresses:
     @classmethod
     def of(cls, columns: Mapping[str, FlatColumn]) -> Addresses:
         """Read the addresses of contiguous columns, which must outlive them. A list column's are its elements'."""
+        from intune_gpu.kernels.memory import address_of  # not with this module, which the command line loads too
+
         table, step = [], []
         for column in columns.values():
             validity, offsets = column.validity, column.offsets
-            whole = column.row_offsets is not None  # rows of lists do not lie at a fixed distance
-            table.append(
-                (
-                    column.values.ctypes.data,
-                    0 if validity is None else validity.ctypes.data,
-                    column.validity_offset,
-                    0 if offsets is None else offsets.ctypes.data,
-                )
-            )
-            step.append(
-                (
-                    0 if whole or offsets is not None else column.values.itemsize,
-                    0,
-                    0 if whole or validity is None else 1,
-                    0 if whole or offsets is None else offsets.itemsize,
-                )
-            )
+            bits = 0 if validity is None else address_of(validity)
+            texts = 0 if offsets is None else address_of(offsets)
+            table.append((address_of(column.values), bits, column.validity_offset, texts))
+            if column.row_offsets is not None:  # rows of lists do not lie at a fixed distance
+                step.append((0, 0, 0, 0))
+            elif offsets is not None:
+                step.append((0, 0, int(bits != 0), offsets.itemsize))
+            else:
+                step.append((column.values.itemsize, 0, int(bits != 0), 0))
         shape = (len(table), 4)
         return cls(
             tuple(columns),
