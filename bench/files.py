@@ -41,7 +41,7 @@ def cases(section: str, threads: int, rows: int, seed: int, data: dict[str, str]
         index_folder = Path(path).parent / f"index-{threads}"
         text_index.cache_folder = partial(Path, index_folder)
         job = _Job(section, path, threads, seed, index_folder)
-        with ig.Loader(path, job.recipe, batch_size=BATCH_SIZE, readers=threads, transformers=1) as open_loader:
+        with ig.Loader(path, job.recipe, batch_size=BATCH_SIZE, readers=threads, transformers=threads) as open_loader:
             engines = [*job.ours(open_loader), job.polars(), job.pyarrow(), job.numpy()]
             size = {"file_bytes_per_row": Path(path).stat().st_size / rows, "batch_rows": float(BATCH_SIZE)}
             yield Case(section, name, threads, rows, engines, job.check, size)
@@ -60,7 +60,7 @@ class _Job:
         return ig.recipes.criteo(num_buckets=NUM_BUCKETS, seed=self.seed)
 
     def loader(self) -> ig.Loader:
-        return ig.Loader(self.path, self.recipe, batch_size=BATCH_SIZE, readers=self.threads, transformers=1)
+        return ig.Loader(self.path, self.recipe, batch_size=BATCH_SIZE, readers=self.threads, transformers=self.threads)
 
     def ours(self, open_loader: ig.Loader) -> list[Engine]:
         def new_loader() -> None:

@@ -51,7 +51,7 @@ class Loader:
         world_size: processes that share the rows; each gets the same number of them, and at most `world_size - 1` rows
             of an epoch are given to nobody.
         readers: threads that decode; by default one a core, at most 16.
-        transformers: threads that transform; by default one for every two cores, at most 4.
+        transformers: threads that transform; by default one a core, at most 4.
         prefetch_bytes: bytes in flight; by default 512 MiB, or what is needed at least.
         on_bad_row: `"quarantine"` (write it to a file), `"drop"` or `"raise"`.
         max_bad_fraction: above this share of bad rows, iterating raises.
@@ -254,7 +254,7 @@ class Loader:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         plan = Plan(
             readers=min(cores, MAX_DEFAULT_READERS) if readers is None else readers,
-            transformers=max(1, min(cores // 2, 4)) if transformers is None else transformers,
+            transformers=min(cores, 4) if transformers is None else transformers,
             prefetch_bytes=Plan().prefetch_bytes if prefetch_bytes is None else prefetch_bytes,
         )
         if prefetch_bytes is None:
