@@ -27,7 +27,8 @@ class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec is untyped for mypy
 
     Attributes:
         dense: (B, D) float32, contiguous.
-        sparse: F keys; `lengths()` (F * B,) int32, `values()` int64 or int32, feature by feature.
+        sparse: F keys; `lengths()` (F * B,) int32, `values()` int64 or int32, feature by feature. Where no feature is a
+            list, lengths are all 1 and one tensor is shared by the batches of a size: copy it before writing into it.
         label: (B,) float32.
         cursor: the place behind this batch, for `Loader.state_dict`; None for a one-shot transform.
     """
