@@ -37,6 +37,7 @@ from numba import carray, njit
 
 from intune_gpu.kernels import numeric
 from intune_gpu.kernels.memory import BLOCK, expand_missing, pointer
+from intune_gpu.kernels.transposing import rows_of_columns
 from intune_gpu.kernels.widths import narrow
 
 NAN = np.float32(np.nan)
@@ -57,9 +58,12 @@ def run(
 ):
     width = len(which)
     missing = np.empty(BLOCK, np.uint8)
-    block = np.empty((width, BLOCK), np.float32)
+    block = np.empty(((width + 7) // 8 * 8, BLOCK), np.float32)
     narrowed = np.empty(BLOCK, np.float32)
     flat, stride = out.reshape(-1), out.shape[1]
+    whole = width == stride  # this chain fills the matrix, in order
+    for c in range(width):
+        whole &= which[c, 1] == c
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
         for c in range(width):
@@ -73,11 +77,12 @@ def run(
                 absent = (missing[i] != 0) | (x != x)
 {steps}
                 target[i] = canonical_nan_rule(x)
+        done = rows_of_columns(block, size, flat, start, stride, count) if whole else 0
         # Out of the first cache level, column by column: row by row takes 1.5 times as long, and without the block 2.4.
         for c in range(width):
             source = block[c]
             target = flat[start * stride + which[c, 1] :]
-            for i in range(size):
+            for i in range(done, size):
                 target[np.uint64(i) * np.uint64(stride)] = source[i]  # unsigned: no check for an index from the end
 '''
 

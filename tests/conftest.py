@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 from importlib import metadata
 from pathlib import Path
 
@@ -23,7 +24,13 @@ hypothesis.settings.load_profile("fixed")
 
 
 def pytest_configure() -> None:
-    """Drop compiled kernels of other sources: Numba's cache looks at a kernel's own file, not at the rules it calls."""
+    """Hear Ctrl-C, and drop compiled kernels of other sources.
+
+    A shell starts what runs in its background deaf to Ctrl-C, and so would be every process that a test starts. Numba's
+    cache looks at a kernel's own file, not at the rules it calls.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = Path(memory.__file__).parent / "__pycache__"
     stamp = folder / "kernel_digest"
     digest = kernel_digest()

@@ -65,6 +65,9 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
         while process.poll() is None and not any(tmp_path.rglob("part-*")):
             pass
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate()
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, out, err) == (130, "", "intune-gpu: stopped\n")
     assert list(tmp_path.iterdir()) == []
