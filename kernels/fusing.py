@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -30,6 +32,9 @@ RULES: dict[str, tuple[int, bool, bool]] = {
     "log1p": (0, False, False),
     "bucketize": (0, True, False),
 }
+
+UNUSED_S = 90 * 24 * 3600.0
+"""A folder of compiled kernels that was not opened for so long is removed."""
 
 _MODULE = '''"""The chain {title}. Written by intune_gpu.kernels.fusing; safe to delete."""
 import numpy as np
@@ -154,10 +159,19 @@ def _folder() -> Path:
     folder = root / "intune_gpu" / f"kernels-{kernel_digest()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
         with tempfile.TemporaryFile(dir=folder):
+            _remove_unused(folder)
             return folder
     except OSError:  # no home, or a read-only one: compile for this process alone
         return Path(tempfile.mkdtemp(prefix="intune_gpu-kernels-"))
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove the folders of other kernels, of versions before, that no process has opened for long."""
+    for other in folder.parent.glob("kernels-*"):
+        if other != folder and time.time() - other.stat().st_mtime > UNUSED_S:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _load(name: str, source: str) -> Any:

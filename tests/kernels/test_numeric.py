@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numba import njit
@@ -121,3 +125,15 @@ def test_denormals_are_kept_and_the_flag_restored() -> None:
         assert denormals.clear_flush_to_zero() & 0x8040 != 0
     finally:
         torch.set_flush_denormal(False)
+
+
+def test_folders_of_kernels_that_nobody_uses_are_removed(tmp_path: Path) -> None:
+    mine, recent, old = (tmp_path / f"kernels-{name}" for name in ("mine", "recent", "old"))
+    for folder in (mine, recent, old, tmp_path / "index"):
+        folder.mkdir()
+        (folder / "file").touch()
+    long_ago = time.time() - 2 * fusing.UNUSED_S
+    for folder in (mine, old, tmp_path / "index"):
+        os.utime(folder, (long_ago, long_ago))
+    fusing._remove_unused(mine)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["index", "kernels-mine", "kernels-recent"]
