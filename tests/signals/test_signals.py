@@ -12,8 +12,8 @@ from tests.signals import trials
 
 @pytest.mark.slow
 def test_a_few_signals(tmp_path: Path) -> None:
-    counts = trials.run(SEED, trials=6, loops=4, root=tmp_path)
-    assert (counts.trials, counts.loops) == (6, 4)
+    counts = trials.run(SEED, trials=3, loops=2, root=tmp_path)
+    assert (counts.trials, counts.loops) == (3, 2)
     assert counts.left == []
     assert counts.loaded > 0
     assert counts.in_training > 0
