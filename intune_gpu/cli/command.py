@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 from intune_gpu.cli.config import PROG, Command, InspectConfig, RecipeConfig, parse
 from intune_gpu.core.errors import IntuneError
+from intune_gpu.train.stop import Terminated
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, 2 for what the user has to mend, 130 for Ctrl-C.
+    """Run the command line; return 0, 2 for what the user has to mend, 130 for Ctrl-C, 143 for SIGTERM to `synth`.
 
     Args:
         arguments: those of the process, unless given.
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(parse(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:
         return _failed("stopped", 130)
+    except Terminated:
+        return _failed("stopped", 143)
     except IntuneError as error:
         return _failed(error, 2)
     except BrokenPipeError:  # the reader of our output has gone, as `head` does; Python would complain at its exit

@@ -14,6 +14,7 @@ from intune_gpu.cli.config import SynthConfig
 from intune_gpu.cli.screen import print_json, progress, training
 from intune_gpu.sources.synthetic import SIDECAR, write_click_logs
 from intune_gpu.train.config import UsageError
+from intune_gpu.train.stop import sigterm_as_ctrl_c
 
 _MAX_THREADS = 8
 
@@ -24,10 +25,11 @@ def run(config: SynthConfig) -> int:
     Raises:
         DataError: the folder cannot be written; nothing of it is left.
         UsageError: the folder is there already.
+        Terminated: SIGTERM came; nothing of the folder is left.
     """
     assert config.out is not None
     target = Path(config.out)
-    with _making(target, config.force) as folder, progress("rows") as tell:
+    with sigterm_as_ctrl_c(), _making(target, config.force) as folder, progress("rows") as tell:
         info = write_click_logs(
             folder,
             config.rows,

@@ -5,7 +5,9 @@ Writing into pages that the kernel has to make first is three times slower than 
 
 from __future__ import annotations
 
-import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,24 +15,25 @@ import numpy.typing as npt
 
 ALIGNMENT = 64
 
+_Memory = npt.NDArray[np.uint8]
+
 
 class BufferPool:
     """Byte buffers, lent and given back by reference counting.
 
     Args:
-        max_free_bytes: idle bytes kept; beyond it a buffer that comes back is freed.
+        max_free_bytes: idle bytes kept of one size; beyond it a buffer that comes back is freed. Whenever memory has to
+            be made, idle bytes of all sizes together are brought down to it.
     """
 
     def __init__(self, max_free_bytes: int = 256 << 20) -> None:
         self._max_free_bytes = max_free_bytes
-        self._lock = threading.RLock()  # a lease can end inside `take`, when the collector runs there
-        self._free: dict[int, list[npt.NDArray[np.uint8]]] = {}
-        self._free_bytes = 0
+        self._free: dict[int, deque[_Memory]] = {}  # by size; no lock: each step on a deque is one of C
 
     @property
     def free_bytes(self) -> int:
         """Idle bytes at hand."""
-        return self._free_bytes
+        return sum(size * len(idle) for size, idle in tuple(self._free.items()))
 
     def take(self, nbytes: int) -> npt.NDArray[np.uint8]:
         """Return (nbytes,) uint8 with unspecified content, aligned to 64 bytes.
@@ -38,40 +41,46 @@ class BufferPool:
         The memory stays the caller's as long as the array, a view of it, or a tensor made from it lives.
         """
         size = size_class(nbytes)
-        with self._lock:
-            idle = self._free.get(size)
-            memory = idle.pop() if idle else None
-            if memory is not None:
-                self._free_bytes -= size
-        if memory is None:
+        idle = self._free.get(size)
+        if idle is None:
+            idle = self._free.setdefault(size, deque(maxlen=self._max_free_bytes // size))
+        try:
+            memory = idle.pop()
+        except IndexError:
+            self._trim()
             memory = np.empty(size + ALIGNMENT, np.uint8)
-        return np.asarray(_Lease(self, size, memory))[:nbytes]
+        return np.asarray(_Lease(idle, size, memory))[:nbytes]
 
-    def give_back(self, size: int, memory: npt.NDArray[np.uint8]) -> None:
-        """Take memory whose last user is gone."""
-        with self._lock:
-            if self._free_bytes + size <= self._max_free_bytes:
-                self._free.setdefault(size, []).append(memory)
-                self._free_bytes += size
+    def _trim(self) -> None:
+        """Free idle buffers, the longest idle of the largest first, until no more than the limit are left."""
+        excess = self.free_bytes - self._max_free_bytes
+        for size, idle in sorted(self._free.items(), key=lambda item: -item[0]):
+            while excess > 0 and idle:
+                try:
+                    idle.popleft()
+                except IndexError:  # another thread took it
+                    break
+                excess -= size
 
 
 class _Lease:
-    """What an array's `base` points to; its end is the end of the last view."""
+    """What an array's `base` points to; its end is the end of the last view.
 
-    __slots__ = ("__array_interface__", "_memory", "_pool", "_size")
+    Python drops an exception that comes out of `__del__`, and a Ctrl-C comes as one, between two instructions of any
+    Python code. So there is none: `__del__` is a slot that holds what to call, and all that it calls is written in C.
+    """
 
-    def __init__(self, pool: BufferPool, size: int, memory: npt.NDArray[np.uint8]) -> None:
+    __slots__ = ("__array_interface__", "__del__")
+
+    def __init__(self, idle: deque[_Memory], size: int, memory: _Memory) -> None:
         address = memory.__array_interface__["data"][0]
-        self._pool, self._size, self._memory = pool, size, memory
         self.__array_interface__: dict[str, Any] = {
             "version": 3,
             "typestr": "|u1",
             "shape": (size,),
             "data": (address + -address % ALIGNMENT, False),
         }
-
-    def __del__(self) -> None:
-        self._pool.give_back(self._size, self._memory)
+        self.__del__: Callable[[], None] = partial(idle.append, memory)
 
 
 def size_class(nbytes: int) -> int:

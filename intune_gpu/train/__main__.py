@@ -10,6 +10,7 @@ from pathlib import Path
 from intune_gpu.core.errors import IntuneError
 from intune_gpu.train import checkpoint
 from intune_gpu.train.config import Config, UsageError, parse
+from intune_gpu.train.stop import Terminated
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str]) -> int:
         return run(config, resumed)
     except KeyboardInterrupt:
         return _failed("stopped", 130)
+    except Terminated:
+        return _failed("stopped", 143)
     except UsageError as error:
         return _failed(error, 2)
     except IntuneError as error:

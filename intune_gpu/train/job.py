@@ -25,7 +25,7 @@ from intune_gpu.train.model import build
 from intune_gpu.train.place import Place, joined
 from intune_gpu.train.progress import Screen
 from intune_gpu.train.scalars import Scalars
-from intune_gpu.train.stop import stop_on_signals
+from intune_gpu.train.stop import sigterm_as_ctrl_c, stop_on_signals
 from intune_gpu.train.summary import how_to_resume, summary
 
 
@@ -141,7 +141,8 @@ def _make_synthetic(place: Place, screen: Screen) -> None:
     if place.leads and not folder.is_dir():
         screen.say(f"making {SYNTHETIC_ROWS:,} synthetic rows in {folder}, once")
         began = perf_counter()
-        write_click_logs(folder, SYNTHETIC_ROWS, seed=SYNTHETIC_SEED)
+        with sigterm_as_ctrl_c():
+            write_click_logs(folder, SYNTHETIC_ROWS, seed=SYNTHETIC_SEED)
         screen.say(f"made them in {perf_counter() - began:.1f} s")
     place.wait()
 

@@ -36,6 +36,7 @@ EPS = 1e-8
 
 Answer = tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
+_INSTANCE_NAMES = frozenset(vars(nn.ModuleDict()))
 _TABLE_OPTIMIZERS = {"adagrad": EmbOptimType.EXACT_ADAGRAD, "rowwise-adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD}
 
 
@@ -188,7 +189,7 @@ def _check_size(recipe: Recipe, config: ModelConfig, place: Place) -> None:
 def _dlrm(recipe: Recipe, config: ModelConfig) -> DLRM:
     tables = [
         EmbeddingBagConfig(
-            name=name,
+            name=table_name(name),
             embedding_dim=config.embedding_dim,
             num_embeddings=rows,
             feature_names=[name],
@@ -203,6 +204,16 @@ def _dlrm(recipe: Recipe, config: ModelConfig) -> DLRM:
         dense_arch_layer_sizes=[*config.bottom_mlp, config.embedding_dim],
         over_arch_layer_sizes=[*config.top_mlp, 1],
     )
+
+
+def table_name(feature: str) -> str:
+    """Return the name of a feature's table: the feature's own, unless torch could not have a module of that name.
+
+    Two features never get the same one, and batches keep the feature's name. Torch refuses a dot, and whatever
+    its dict of modules has as an attribute ("type", "keys"); "%" marks what stands for another name.
+    """
+    name = feature.replace("%", "%25").replace(".", "%2E")
+    return f"%{name}" if hasattr(nn.ModuleDict, name) or name in _INSTANCE_NAMES else name
 
 
 def _init_table(weights: torch.Tensor) -> torch.Tensor:
@@ -229,7 +240,7 @@ def _plan(module: ClickModel, recipe: Recipe, sharder: EmbeddingBagCollectionSha
     ranks = ranks_of_tables(recipe.num_embeddings, place.world_size)
     plan = construct_module_sharding_plan(
         module.get_submodule(path),
-        {name: table_wise(rank=ranks[name], compute_kernel="fused") for name in recipe.num_embeddings},
+        {table_name(name): table_wise(rank=ranks[name], compute_kernel="fused") for name in recipe.num_embeddings},
         sharder=sharder,
         local_size=place.local_world_size,
         world_size=place.world_size,

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: the first asks for a stop behind the running step, a second Ctrl-C quits at once."""
+"""Ctrl-C and SIGTERM: the first asks for a stop behind the running step, a second Ctrl-C quits at once.
+
+Quitting at once leaves the checkpoints that are there whole: one that is being written has its name only at its end.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,10 @@ from types import FrameType
 
 # torchrun passes a Ctrl-C on to ranks that the terminal has already told: within this time both are one.
 SAME_KEY_S = 0.5
+
+
+class Terminated(BaseException):
+    """SIGTERM came, where it is taken as Ctrl-C is."""
 
 
 class StopRequest:
@@ -31,7 +38,9 @@ class StopRequest:
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Note the first signal; end the process at a second Ctrl-C."""
         if self.signal and number == signal.SIGINT and monotonic() - self._at_s > SAME_KEY_S:
-            os.write(2, b"\x1b[?25h\nstopped at once; nothing was saved\n")  # first the cursor, which rich hides
+            os.write(
+                2, b"\x1b[?25h\nstopped at once; nothing was saved since the last checkpoint\n"
+            )  # first the cursor, which rich hides
             os._exit(128 + number)
         if not self.signal:
             self.signal, self._at_s = number, monotonic()
@@ -50,3 +59,18 @@ def stop_on_signals(*, silent: bool = False) -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Raise `Terminated` when SIGTERM comes, so that what is half done is cleaned up; call it in the main thread."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one would come into the cleaning up
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -59,15 +59,16 @@ def test_a_full_disk_leaves_what_was_there(run: Run, tmp_path: Path, force: bool
         assert read_info("clicks").rows == 100
 
 
-def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
     command = [sys.executable, "-m", "intune_gpu", "synth", "clicks", "--rows", "1000000000", "--format", "tsv"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not any(tmp_path.rglob("part-*")):
             pass
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         try:
             out, err = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert (process.returncode, out, err) == (130, "", "intune-gpu: stopped\n")
+    assert (process.returncode, out, err) == (code, "", "intune-gpu: stopped\n")
     assert list(tmp_path.iterdir()) == []

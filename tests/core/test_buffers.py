@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
+import operator
+import subprocess
+import sys
 import threading
+from collections import deque
 
 import numpy as np
 import pytest
@@ -43,6 +48,44 @@ def test_idle_bytes_are_bounded() -> None:
     kept.clear()
     gc.collect()
     assert pool.free_bytes == 3 * size_class(10_000)
+
+
+def test_idle_bytes_of_all_sizes_are_bounded_when_memory_is_made() -> None:
+    limit = 10 * size_class(10_000)
+    pool = BufferPool(max_free_bytes=limit)
+    kept = [pool.take(nbytes) for nbytes in (10_000, 20_000, 30_000) for _ in range(10)]
+    kept.clear()
+    pool.take(100_000)
+    assert 0 < pool.free_bytes <= limit + size_class(100_000)
+
+
+def test_ctrl_c_while_a_buffer_goes_back_is_not_lost() -> None:
+    pool = BufferPool()
+    held = [pool.take(10_000)]
+    ctrl_c_then_let_go = (_thread.interrupt_main, held.clear)  # with no Python code between, which would see it first
+    with pytest.raises(KeyboardInterrupt):
+        deque(map(operator.call, ctrl_c_then_let_go), maxlen=0)
+    assert held == []
+    assert pool.free_bytes == size_class(10_000)
+
+
+def test_a_buffer_comes_back_once_when_a_cycle_held_it() -> None:
+    pool = BufferPool()
+    cycle = [pool.take(10_000)]
+    cycle.append(cycle)  # type: ignore[arg-type]
+    del cycle
+    gc.collect()
+    assert pool.free_bytes == size_class(10_000)
+
+
+def test_buffers_that_live_until_the_interpreter_ends() -> None:
+    lines = (
+        "import sys; from intune_gpu.core.buffers import BufferPool",
+        "pool = BufferPool(); left = pool.take(5)",
+        "sys.kept = [pool.take(10_000), pool.take(10)]; sys.kept.append(sys.kept)",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 4095, 4096, 4097, 100_000, 3 << 20])

@@ -1,10 +1,16 @@
-"""Ctrl-C and SIGTERM at random moments, and what they leave: `python -m tests.signals.trials --count 200`."""
+"""Ctrl-C and SIGTERM at random moments, and what they leave: `python -m tests.signals.trials --count 200`.
+
+A moment is a random time behind a mark that the run itself makes: its start, its first checkpoint, its last one. Where
+the main thread then was, its own stack says: a process that is sent SIGUSR1 writes it down.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,26 +18,43 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from threading import Timer
-from time import perf_counter, sleep
+from threading import Thread, Timer
+from time import monotonic, perf_counter, sleep
 from typing import Any
 
 import pyarrow.parquet as pq
 import tyro
 
+import intune_gpu as ig
 from intune_gpu.sources.synthetic import write_click_logs
 from tests import conformance
 from tests.fuzz.bulk import commit
 
 ROWS = 2_500
-FLAGS = ("--num-buckets", "200", "--batch-size", "128", "--epochs", "1", "--device", "cpu", "--checkpoint-every", "3")
-RUN = ("--run-dir", "run")
+FLAGS = ("--batch-size", "32", "--epochs", "1", "--device", "cpu", "--checkpoint-every", "5", "--run-dir", "run")
+RECIPE = ig.Recipe(
+    label="label",
+    dense={f"I{n}": [ig.FillMissing(), ig.Clip(min=0.0), ig.Log1p()] for n in range(1, 4)},
+    sparse={f"C{n}": [ig.HashBucket(200)] for n in range(1, 5)},
+    types={f"C{n}": "hex32" for n in range(1, 5)},
+)
+LAST_STEP = "step-000000071"  # 2,250 rows, the rest is held out
+MARKS = {"start": "", "training": "run/checkpoints", "evaluation": f"run/checkpoints/{LAST_STEP}"}
+SHARES = {"start": 0.08, "training": 0.84, "evaluation": 0.08}
 HANG_S = 60.0
 AGAIN_S = 20.0
-"""Python swallows a Ctrl-C that comes within a `__del__`, as where a batch's memory goes back: it is sent once more."""
+"""A signal that nothing came of is sent once more, and counted: Python drops what is raised in its own callbacks."""
 
 RESUMED_EVERY = 10
+IMPORTED = ("torch", "intune_gpu", "tensorboard", "google", "tyro", "typeguard", "absl", "rich", "sympy")
+STAGES = {
+    "evaluation": r'loop\.py", line \d+ in _evaluate',
+    "checkpoint": r'loop\.py", line \d+ in save',
+    "step": r'loop\.py", line \d+ in run',
+}
+"""By what stands in the main thread's stack; the first that is there counts."""
 HALF_WRITTEN = ("*.partial", "*.tmp", "*.new", ".*.json*", "tmp*")
 LOOPS = ("loop", "loop_left_open")
 
@@ -48,31 +71,56 @@ class Counts:
         seed: of the moments and the signals.
         trials: signals sent to a training run.
         loops: Ctrl-C sent to a loop over a `Loader`.
-        exits: exit codes of training, by signal; a negative one is a signal that ended it before training began.
+        exits: by where a signal hit training: exit codes, by signal; a negative one is of a signal that ended it before
+            training began, or behind it.
+        loop_exits: the same of loops.
         sent_again: signals that had to be sent a second time.
         loaded: checkpoints that the training command's own loader took up, and gave the next batch from.
         resumed: runs that went on from their last checkpoint, and ended with the weights of a run left alone.
         without_checkpoint: runs that were stopped ahead of their first one.
         ended_late: threads that were still ending when the work was over, by name.
-        whole_s: how long a run takes that is left alone.
+        lengths_s: how long the parts take of a run that is left alone.
         seconds: all of it.
         commit: of the product.
         left: what was left behind that must not be: nothing.
+        each: of each signal to training: where it hit, its name, the exit code, the newest checkpoint.
     """
 
     seed: int
     trials: int = 0
     loops: int = 0
-    exits: dict[str, int] = field(default_factory=dict)
+    exits: dict[str, dict[str, int]] = field(default_factory=dict)
+    loop_exits: dict[str, dict[str, int]] = field(default_factory=dict)
     sent_again: int = 0
     loaded: int = 0
     resumed: int = 0
     without_checkpoint: int = 0
     ended_late: dict[str, int] = field(default_factory=dict)
-    whole_s: float = 0.0
+    lengths_s: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     commit: str = ""
     left: list[str] = field(default_factory=list)
+    each: list[str] = field(default_factory=list)
+
+    @property
+    def in_training(self) -> int:
+        """Signals that came between the first step and the end of evaluation."""
+        return sum(sum(self.exits.get(stage, {}).values()) for stage in ("step", "checkpoint", "evaluation"))
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a signal is sent.
+
+    Attributes:
+        number: of the signal, or 0 for none.
+        mark: a file or folder that the run makes; the time begins when it is there.
+        after_s: how long after the mark.
+    """
+
+    number: int = 0
+    mark: str = ""
+    after_s: float = 0.0
 
 
 class Server:
@@ -94,20 +142,23 @@ class Server:
         assert self._process.stdout is not None
         return int(self._process.stdout.readline())
 
-    def run(self, kind: str, folder: Path, arguments: Sequence[str], number: int = 0, after_s: float = 0.0) -> int:
-        """Run a job, send it a signal after a while, and return its exit code."""
+    def run(self, kind: str, folder: Path, arguments: Sequence[str], moment: Moment | None = None, **job: Any) -> int:
+        """Run a job, send it a signal at a moment, and return its exit code."""
         folder.mkdir(exist_ok=True)
         (folder / "left.json").unlink(missing_ok=True)
-        pid = self.ask(kind=kind, folder=str(folder), arguments=list(arguments))
+        pid = self.ask(kind=kind, folder=str(folder), arguments=list(arguments), **{"hasty": True} | job)
         hang = Timer(HANG_S, kill, (pid, signal.SIGABRT))  # it prints where its threads are
-        again = Timer(AGAIN_S + after_s, self._again, (pid, number))
         hang.start()
-        if number:
-            sleep(after_s)
-            kill(pid, number)
-            again.start()
+        timers = [hang]
+        if moment is not None:
+            wait_for(folder, moment.mark)
+            sleep(moment.after_s)
+            kill(pid, signal.SIGUSR1)
+            kill(pid, moment.number)
+            timers.append(Timer(AGAIN_S, self._again, (pid, moment.number)))
+            timers[-1].start()
         code = self.answer()
-        for timer in (hang, again) if number else (hang,):
+        for timer in timers:
             timer.cancel()
             timer.join()
         return code
@@ -115,6 +166,13 @@ class Server:
     def _again(self, pid: int, number: int) -> None:
         self.sent_again += 1
         kill(pid, number)
+
+
+def wait_for(folder: Path, mark: str) -> None:
+    """Wait until a run has made something, or is over."""
+    until = monotonic() + HANG_S
+    while not (folder / mark).exists() and not (folder / "left.json").exists() and monotonic() < until:
+        sleep(0.001)
 
 
 def kill(pid: int, number: int) -> None:
@@ -146,40 +204,93 @@ def run(seed: int, trials: int, loops: int, root: Path, seconds: float = 3600.0)
     """
     began, counts, draw = perf_counter(), Counts(seed, commit=commit()), random.Random(seed)
     write_click_logs(root / "clicks", ROWS, files=2, row_group_rows=500)
+    RECIPE.save(root / "recipe.json")
     pq.write_table(conformance.table(), root / "t.parquet", row_group_size=90)
-    flags = ("--data", str(root / "clicks"), *FLAGS, *RUN)
+    flags = ("--data", str(root / "clicks"), "--recipe", str(root / "recipe.json"), *FLAGS)
     with serving() as server:
         whole = root / "whole"
         check(server.run("train", whole, flags) == 0, whole, "a run that is left alone fails")
         server.ask(kind="import", arguments=importable(whole))
-        counts.whole_s = -perf_counter()
-        server.run("train", root / "timed", flags)
-        counts.whole_s += perf_counter()
+        counts.lengths_s = lengths(server, root / "timed", flags)
         for trial in range(trials):
+            mark = draw.choices(list(SHARES), list(SHARES.values()))[0]
             number = draw.choice([signal.SIGINT, signal.SIGTERM])
             folder = root / f"trial-{trial}"
-            code = server.run("train", folder, flags, number, draw.uniform(0, 1.05 * counts.whole_s))
-            count(counts.exits, f"{number.name} {code}")
+            moment = Moment(number, MARKS[mark], draw.uniform(0, counts.lengths_s[mark]))
+            code = server.run("train", folder, flags, moment, hasty=trial % RESUMED_EVERY != 1)
             counts.trials += 1
             with noted(counts):
-                check_left(folder, code, number, counts)
-                if not load(server, folder, counts):
+                stage = stage_of(folder)
+                count(counts.exits.setdefault(stage, {}), f"{number.name} {code}")
+                check_left(folder, code, expected(stage, number), counts)
+                newest = load(server, folder, counts)
+                counts.each.append(f"{stage} {number.name} {code} {newest}")
+                if newest is None:
                     counts.without_checkpoint += 1
                 elif trial % RESUMED_EVERY == 0:
                     resume(server, folder, flags, whole, counts)
+            shutil.rmtree(folder)
             if perf_counter() - began > seconds:
                 break
         for trial in range(loops):
             folder = root / f"loop-{trial}"
-            arguments = (str(root / "t.parquet"),)
-            code = server.run(LOOPS[trial % 2], folder, arguments, signal.SIGINT, draw.uniform(0, 0.5))
+            moment = Moment(signal.SIGINT, "", draw.uniform(0, 0.4))
+            code = server.run(LOOPS[trial % 2], folder, (str(root / "t.parquet"),), moment)
             counts.loops += 1
             with noted(counts):
-                check_left(folder, code, signal.SIGINT, counts)
-                check(code == 130, folder, f"expected exit code 130, found {code}")
+                stage = "loop" if "server.py" in stack_of(folder) and " in loop" in stack_of(folder) else "outside"
+                count(counts.loop_exits.setdefault(stage, {}), str(code))
+                check_left(folder, code, {130}, counts)
         counts.sent_again = server.sent_again
     counts.seconds = perf_counter() - began
     return counts
+
+
+def lengths(server: Server, folder: Path, flags: Sequence[str]) -> dict[str, float]:
+    """Run once more, left alone, and return how long each part takes."""
+    seen = {}
+
+    def watch() -> None:
+        for name, mark in [*MARKS.items(), ("end", "left.json")]:
+            wait_for(folder, mark)
+            seen[name] = perf_counter()
+
+    watcher = Thread(target=watch)
+    folder.mkdir()
+    watcher.start()
+    check(server.run("train", folder, flags) == 0, folder, "a run that is left alone fails")
+    watcher.join()
+    return {name: round(seen[after] - seen[name], 3) for name, after in pairwise([*MARKS, "end"])}
+
+
+def stack_of(folder: Path) -> str:
+    """Return where the main thread was when the signal was sent; nothing where the process was over."""
+    return (folder / "where.txt").read_text()
+
+
+def stage_of(folder: Path) -> str:
+    """Return what the main thread was at."""
+    stack = stack_of(folder)
+    inside = [name for name, sign in STAGES.items() if re.search(sign, stack)]
+    if inside:
+        return inside[0]
+    if (folder / MARKS["evaluation"]).exists():
+        return "end"
+    return "unclear" if (folder / MARKS["training"]).exists() else "start"
+
+
+def expected(stage: str, number: signal.Signals) -> set[int]:
+    """Return the exit codes that may come of a signal.
+
+    Training notes one wherever it comes. Evaluation may be over before it looks again; then the work is done. Ahead
+    of training and behind it, SIGTERM ends the process at once.
+    """
+    codes = {128 + number}
+    if stage in ("step", "checkpoint", "unclear"):
+        return codes
+    if stage in ("evaluation", "end"):
+        codes.add(0)
+    return codes | ({-signal.SIGTERM} if number == signal.SIGTERM and stage in ("start", "end") else set())
 
 
 @contextmanager
@@ -194,15 +305,17 @@ def noted(counts: Counts) -> Iterator[None]:
 def importable(folder: Path) -> list[str]:
     """Return the modules that a job has imported by its end."""
     modules = json.loads((folder / "left.json").read_text())["modules"]
-    return [name for name in modules if name.startswith(("torch", "intune_gpu", "tensorboard", "rich", "sympy"))]
+    return [name for name in modules if name.startswith(IMPORTED)]
 
 
-def check_left(folder: Path, code: int, number: signal.Signals, counts: Counts) -> None:
+def check_left(folder: Path, code: int, allowed: set[int], counts: Counts) -> None:
     """Look for threads, children and half-written files, and at the exit code."""
-    expected = {0, 128 + number} | ({-signal.SIGTERM} if number == signal.SIGTERM else set())
     left = folder / "left.json"
     late = json.loads(left.read_text())["ended_late"] if left.exists() else "unknown"
-    check(code in expected, folder, f"expected exit code of {sorted(expected)}, found {code}; ended late: {late}")
+    what = (
+        f"expected an exit code of {sorted(allowed)}, found {code}; ended late: {late}; it was at\n{stack_of(folder)}"
+    )
+    check(code in allowed, folder, what)
     if code >= 0:
         found = json.loads(left.read_text())
         check(found["threads"] == [], folder, f"threads are left: {found['threads']}")
@@ -215,14 +328,15 @@ def check_left(folder: Path, code: int, number: signal.Signals, counts: Counts) 
         json.loads(path.read_text())
 
 
-def load(server: Server, folder: Path, counts: Counts) -> bool:
-    """Read the newest checkpoint; return whether there is one."""
+def load(server: Server, folder: Path, counts: Counts) -> str | None:
+    """Read the newest checkpoint; return its name, or None where there is none."""
     found = sorted((folder / "run" / "checkpoints").glob("step-*"))
-    for checkpoint in found[-1:]:
-        code = server.run("load", folder, (str(checkpoint),))
-        check(code == 0, folder, f"{checkpoint.name} does not load: {code}")
-        counts.loaded += 1
-    return bool(found)
+    if not found:
+        return None
+    code = server.run("load", folder, (str(found[-1]),))
+    check(code == 0, folder, f"{found[-1].name} does not load: {code}")
+    counts.loaded += 1
+    return found[-1].name
 
 
 def resume(server: Server, folder: Path, flags: Sequence[str], whole: Path, counts: Counts) -> None:

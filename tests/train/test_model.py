@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 import intune_gpu as ig
 from intune_gpu.core.errors import RecipeError
 from intune_gpu.train.config import ModelConfig
-from intune_gpu.train.model import Standardize, build, ranks_of_tables
+from intune_gpu.train.model import Standardize, build, ranks_of_tables, table_name
 from intune_gpu.train.place import Place
+from tests.train.conftest import assert_same_weights
 
 RECIPE = ig.Recipe("y", dense={"a": [ig.FillMissing()]}, sparse={"s": [ig.Modulo(9)], "t": [ig.Modulo(5)]})
 CONFIG = ModelConfig(embedding_dim=4, bottom_mlp=(8,), top_mlp=(8,))
@@ -75,6 +78,47 @@ def test_the_seed_decides_the_first_weights(place: Place) -> None:
 
 def test_tables_are_shared_out_by_rows() -> None:
     assert ranks_of_tables({"a": 10, "b": 100, "c": 60, "d": 50}, 2) == {"b": 0, "c": 1, "d": 1, "a": 0}
+
+
+ODD_NAMES = ("x.y", "x%2Ey", "x%y", "type", "%type", "keys", "training", "_modules", "a b", "a/b", "weight", ".", "%")
+
+
+def test_a_feature_may_have_any_name(place: Place) -> None:
+    """The same first weights and the same answer as with plain names, whatever torch calls its own."""
+    plain = {f"s{number}": [ig.Column("c"), ig.Modulo(5 + number)] for number in range(len(ODD_NAMES))}
+    odd = dict(zip(ODD_NAMES, plain.values(), strict=True))
+    answers = []
+    for sparse in (plain, odd):
+        recipe = ig.Recipe("y", dense={"a": [ig.FillMissing()]}, sparse=sparse)
+        model = build(recipe, CONFIG, 0, place)
+        rows = {"y": np.float32([0, 1, 0]), "a": np.float32([1, 2, 3]), "c": np.int64([0, 7, 3])}
+        batch = ig.transform(rows, recipe, device="cpu")
+        assert batch.sparse.keys() == list(sparse)
+        loss, (_, logits, _) = model.module(batch)
+        model.optimizer.zero_grad()
+        loss.backward()
+        model.optimizer.step()
+        answers.append(logits)
+    assert torch.equal(*answers)
+    assert len({table_name(name) for name in ODD_NAMES}) == len(ODD_NAMES)
+
+
+@pytest.mark.parametrize("pipeline", ["base", "sparse-dist"])
+def test_odd_names_train_and_resume(train: Any, tmp_path: Path, pipeline: str) -> None:
+    sparse = {name: [ig.Column(f"C{number}"), ig.HashBucket(50)] for number, name in enumerate(ODD_NAMES, 1)}
+    ig.Recipe("label", sparse=sparse, types={f"C{n}": "hex32" for n in range(1, 1 + len(ODD_NAMES))}).save(
+        tmp_path / "odd.json"
+    )
+    flags = ("--recipe", tmp_path / "odd.json", "--pipeline", pipeline, "--run-dir")
+    assert train(*flags, "whole", "--max-steps", 9) == 0
+    assert train(*flags, "parts", "--max-steps", 4) == 0
+    assert train(*flags, "parts", "--max-steps", 9, "--resume", "latest") == 0
+    name = "checkpoints/step-000000009"
+    assert_same_weights(tmp_path / "whole" / name, tmp_path / "parts" / name)
+
+
+def test_plain_names_stand_in_checkpoints_as_they_are() -> None:
+    assert [table_name(name) for name in ("C1", "user-id", "t_x", "ü")] == ["C1", "user-id", "t_x", "ü"]
 
 
 def test_no_sparse_features_are_refused(place: Place) -> None:
