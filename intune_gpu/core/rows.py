@@ -57,10 +57,14 @@ def join(columns: Sequence[FlatColumn]) -> FlatColumn:
 
 def decoded(column: FlatColumn) -> FlatColumn:
     """Return a column of strings without a dictionary: each row's own string, in new buffers if it had one."""
-    if column.codes is None:
+    if column.codes is None or column.offsets is None:
         return column
-    strings = _take_elements(FlatColumn(column.values, offsets=column.offsets), column.codes.astype(np.int64))
-    return FlatColumn(strings.values, column.validity, column.validity_offset, strings.offsets)
+    offsets, codes = np.ascontiguousarray(column.offsets), column.codes.astype(np.int64)
+    lengths = (offsets[codes + 1] - offsets[codes]) * present(column)  # a missing row takes no bytes
+    starts = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
+    values, source = np.empty(starts[-1], np.uint8), np.ascontiguousarray(column.values)
+    kernels.take_bytes_cpu(source.ctypes.data, offsets.ctypes.data, codes, starts, values)
+    return FlatColumn(values, column.validity, column.validity_offset, starts)
 
 
 def compact(column: FlatColumn) -> FlatColumn:

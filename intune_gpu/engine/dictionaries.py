@@ -102,25 +102,25 @@ class _Hashed:
     def ids(self, strings: FlatColumn, parameters: npt.NDArray[np.uint64], dtype: np.dtype[Any]) -> Ids:
         """Return the (strings,) ids of a feature with these (1, 3) parameters."""
 
-        def hash(table: Whole, out: Ids) -> None:
+        def fill(table: Whole, out: Ids) -> None:
             hashing.hash_strings_cpu(table, _FIRST, parameters, len(out), out, _FIRST)
 
-        return self._get(strings, parameters.tobytes(), dtype, hash)
+        return self._get(strings, parameters.tobytes(), dtype, fill)
 
     def words(self, strings: FlatColumn) -> npt.NDArray[np.uint64]:
         """Return (strings,) `id64(string, 0)`."""
 
-        def hash(table: Whole, out: npt.NDArray[np.uint64]) -> None:
+        def fill(table: Whole, out: npt.NDArray[np.uint64]) -> None:
             hashing.id64_strings_cpu(table[0], len(out), out)
 
-        return self._get(strings, None, np.dtype(np.uint64), hash)
+        return self._get(strings, None, np.dtype(np.uint64), fill)
 
     def _get(
-        self, strings: FlatColumn, key: object, dtype: np.dtype[Any], hash: Callable[[Whole, Ids], None]
+        self, strings: FlatColumn, key: object, dtype: np.dtype[Any], fill: Callable[[Whole, Ids], None]
     ) -> npt.NDArray[Any]:
         with self._lock:
             if key not in self._made:
                 out = np.empty(strings.rows, dtype)
-                hash(Addresses.of({"": strings}).table, out)
+                fill(Addresses.of({"": strings}).table, out)
                 self._made[key] = out
             return self._made[key]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import BadRow, Chunk, FlatColumn
-from intune_gpu.core.rows import compact, join, take
+from intune_gpu.core.rows import compact, decoded, join, take
 from intune_gpu.engine import gather
 from intune_gpu.engine.gather import Assembly, OrderedWindow, ordered_chunk
 from intune_gpu.engine.order import EpochOrder, epoch_order
@@ -86,6 +87,8 @@ def test_dictionaries_are_joined_once_and_given_up_where_rows_are_fewer() -> Non
     assert compact(column) is column
     assert compact(column.slice(1, 4)).codes is None
     assert fakes.values(compact(column.slice(1, 4))) == rows[1:4]
+    missing = fakes.coded_column([None, "x", None])
+    assert decoded(replace(missing, codes=np.ones(3, np.int32))).values.tobytes() == b"x"  # missing rows take no bytes
 
 
 def test_take_of_read_only_memory() -> None:
