@@ -160,6 +160,33 @@ def id64_strings_cpu(column: Any, count: Any, out: Any) -> None:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def gather_hashed_cpu(
+    columns: Any,  # (columns, 4) int64, of columns with a dictionary
+    which: Any,  # (features,) int64
+    tables: Any,  # (features,) int64: address of what each string of the dictionary became, of out's dtype
+    count: Any,  # rows
+    out: Any,  # flat int64, int32 or uint64
+    starts: Any,  # (features,) int64: where in `out` each feature begins
+) -> None:
+    """Write what the string of each row became; a missing one gets 0."""
+    missing = np.empty(BLOCK, np.uint8)
+    for f in range(len(starts)):
+        column = columns[which[f]]
+        codes = carray(pointer(column[0]), (count,), np.uint32)  # unsigned: no check for an index from the end
+        table = carray(pointer(tables[f]), (1,), out.dtype)
+        for start in range(0, count, BLOCK):
+            size = min(BLOCK, count - start)
+            expand_missing(column[1], column[2] + start, size, count - start, missing)
+            source = codes[start : start + size]
+            target = out[starts[f] + start : starts[f] + start + size]
+            for i in range(size):
+                if missing[i] != 0:  # no conditional expression: a 0 beside a uint64 would make both float64
+                    target[i] = 0
+                else:
+                    target[i] = table[source[i]]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def cross_cpu(
     words: Any,  # (crossed columns, rows) uint64: id64 of each, 0 where missing
     which: Any,  # (k,) int64: rows of `words`, in the cross's order

@@ -55,6 +55,14 @@ def string_column(values: Sequence[str | None], pad: int = 0) -> FlatColumn:
     return FlatColumn(data, bits([v is not None for v in values], pad), pad, offsets)
 
 
+def coded_column(values: Sequence[str | None], pad: int = 0) -> FlatColumn:
+    """A column of strings in a dictionary, in which `pad` strings stand that no row uses."""
+    strings = ["unused"] * pad + sorted({v for v in values if v is not None} | {""})
+    codes = np.array([strings.index("" if v is None else v) for v in values], np.int32)
+    rows, dictionary = fixed_column([None if v is None else 0 for v in values], "int8", pad), string_column(strings)
+    return FlatColumn(dictionary.values, rows.validity, rows.validity_offset, dictionary.offsets, codes=codes)
+
+
 def list_column(rows: Sequence[Sequence[Any]], dtype: str, pad: int = 0) -> FlatColumn:
     """A column of lists of strings or numbers; `pad` elements stand before the first."""
     filler: Any = "pad" if dtype == "string" else 9
@@ -91,7 +99,8 @@ def values(column: FlatColumn) -> list[Any]:
     if column.offsets is None:
         return [v.item() if p else None for v, p in zip(column.values, present, strict=True)]
     data, o = column.values.tobytes(), column.offsets
-    return [data[a:b].decode() if p else None for a, b, p in zip(o[:-1], o[1:], present, strict=True)]
+    codes = np.arange(count) if column.codes is None else column.codes
+    return [data[o[c] : o[c + 1]].decode() if p else None for c, p in zip(codes, present, strict=True)]
 
 
 def rows_of(raw: RawBatch) -> list[Row]:

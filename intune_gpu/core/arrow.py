@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from intune_gpu.core.arrow_types import ACCEPTED, VIEWS, is_text_type, leaf_type
 from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import STRING, BadRow, Chunk, ColumnType, FlatColumn, LabelRange, Schema
 from intune_gpu.core.errors import DataError
+from intune_gpu.core.rows import compact, join, packed, present
 from intune_gpu.kernels.text import hex32_from_strings
 from intune_gpu.kernels.text_views import hex32_from_views
 
@@ -37,9 +39,10 @@ def flatten(
 ) -> tuple[FlatColumn, list[BadValue]]:
     """Return the buffers of one column, and the rows whose value cannot be used (at most one entry a row, ascending).
 
-    Copied are: what has to be decoded (booleans, float16, dictionaries, views, hex32), 32-bit offsets, several chunks,
-    and lists whose nulls hide elements. All else is shared with `array`, and lives as long as the column does. The
-    arrays are read-only.
+    Copied are: what has to be decoded (booleans, float16, dictionaries of numbers, views, hex32), 32-bit offsets,
+    several chunks, and lists whose nulls hide elements. All else is shared with `array`, and lives as long as the
+    column does. The arrays are read-only. Dictionaries of strings stay dictionaries, joined where chunks have different
+    ones, unless they hold more strings than there are rows; ids declared hex32 are read once a dictionary.
 
     Args:
         array: a column of the type that `column_type` turned into `type`.
@@ -49,11 +52,15 @@ def flatten(
     Raises:
         DataError: Arrow cannot turn one into the other.
     """
-    flat = _one_array(array, _target(array.type, type))
     rows = None
-    if type.is_list:
-        flat, rows = _elements(flat)
-    column, wrong = _leaf_column(flat, type, pool)
+    if pa.types.is_dictionary(array.type) and is_text_type(array.type.value_type) and len(array):
+        column = _coded_column(array)
+        column, wrong = _hex32_of_strings(column) if type.hex32 else (column, None)
+    else:
+        flat = _one_array(array, _target(array.type, type))
+        if type.is_list:
+            flat, rows = _elements(flat)
+        column, wrong = _leaf_column(flat, type, pool)
     if wrong is None and rows is None:
         return column, []
     bad = [
@@ -139,8 +146,12 @@ def _target(source: pa.DataType, type: ColumnType) -> pa.DataType:
     return pa.large_list(target) if type.is_list else target
 
 
+def _pieces(array: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
+    return array.chunks if isinstance(array, pa.ChunkedArray) else [array]
+
+
 def _one_array(array: pa.Array | pa.ChunkedArray, target: pa.DataType) -> pa.Array:
-    pieces = array.chunks if isinstance(array, pa.ChunkedArray) else [array]
+    pieces = _pieces(array)
     if len(pieces) == 1 and pieces[0].type == target:
         return pieces[0]
     try:
@@ -150,13 +161,44 @@ def _one_array(array: pa.Array | pa.ChunkedArray, target: pa.DataType) -> pa.Arr
             return flat[0]
         return pa.concat_arrays(flat) if flat else pa.array([], target)
     except pa.ArrowException as error:
-        raise DataError(f"expected {target}, found {array.type}, which Arrow cannot convert: {error}") from error
+        raise _inconvertible(array, target, error) from error
+
+
+def _inconvertible(array: pa.Array | pa.ChunkedArray, target: pa.DataType, error: pa.ArrowException) -> DataError:
+    return DataError(f"expected {target}, found {array.type}, which Arrow cannot convert: {error}")
 
 
 def _cast(array: pa.Array, target: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(array.type):  # not through Arrow's own cast, which knows no views in dictionaries
         return array.dictionary.cast(target).take(array.indices)
     return array if array.type == target else array.cast(target)
+
+
+def _coded_column(array: pa.DictionaryArray | pa.ChunkedArray) -> FlatColumn:
+    """Return dictionaries of strings as one column with codes, or without where the rows are fewer than the strings."""
+    dictionaries: dict[tuple[int, ...], FlatColumn] = {}  # chunks that share one share it afterwards
+    try:
+        columns = [_coded_piece(piece, dictionaries) for piece in _pieces(array) if len(piece)]
+    except pa.ArrowException as error:
+        raise _inconvertible(array, pa.large_binary(), error) from error
+    return compact(columns[0]) if len(columns) == 1 else join(columns)
+
+
+def _coded_piece(array: pa.DictionaryArray, dictionaries: dict[tuple[int, ...], FlatColumn]) -> FlatColumn:
+    dictionary, codes = array.dictionary, array.indices
+    used = pc.min_max(codes).as_py()
+    if used["min"] is not None and not 0 <= used["min"] <= used["max"] < len(dictionary):
+        raise pa.ArrowIndexError(f"codes {used['min']} to {used['max']} of a dictionary of {len(dictionary)} strings")
+    key = (dictionary.offset, len(dictionary), *(b.address if b is not None else 0 for b in dictionary.buffers()))
+    if key not in dictionaries:
+        strings = dictionary if len(dictionary) else pa.array([""])  # for the codes of missing rows
+        dictionaries[key] = _share(strings.cast(pa.large_binary()))
+    if dictionary.null_count:
+        codes = pc.if_else(dictionary.is_valid().take(codes), codes, pa.scalar(None, codes.type))
+    codes = codes.cast(pa.int32())
+    strings, rows = dictionaries[key], _share(codes)
+    numbers = _share(codes.fill_null(0)).values if codes.null_count else rows.values
+    return FlatColumn(strings.values, rows.validity, rows.validity_offset, strings.offsets, codes=numbers)
 
 
 def _elements(lists: pa.LargeListArray) -> tuple[pa.Array, npt.NDArray[np.int64]]:
@@ -171,7 +213,7 @@ def _elements(lists: pa.LargeListArray) -> tuple[pa.Array, npt.NDArray[np.int64]
 
 
 class _Wrong(NamedTuple):
-    """Elements that are no hex ids, and the text they stand in."""
+    """Elements that are no hex ids, and the strings they are among."""
 
     elements: npt.NDArray[np.int64]
     source: FlatColumn
@@ -190,8 +232,22 @@ def _leaf_column(array: pa.Array, type: ColumnType, pool: BufferPool | None) -> 
         ids = column.values
         ids = ids.view(np.uint32) if ids.itemsize == 4 else ids.astype(np.uint32)
         return FlatColumn(ids, column.validity, column.validity_offset), None
-    values, validity, wrong = hex32_from_strings(column.values, column.offsets, column.validity, column.validity_offset)
-    return FlatColumn(values, validity), _Wrong(wrong, column)
+    return _hex32_of_strings(column)
+
+
+def _hex32_of_strings(column: FlatColumn) -> tuple[FlatColumn, _Wrong]:
+    text, offsets, codes = column.values, column.offsets, column.codes
+    assert offsets is not None
+    if codes is None:
+        values, validity, wrong = hex32_from_strings(text, offsets, column.validity, column.validity_offset)
+        return FlatColumn(values, validity), _Wrong(wrong, column)
+    values, validity, wrong = hex32_from_strings(text, offsets, None, 0)
+    there = present(column)
+    if len(wrong):
+        wrong = np.flatnonzero(np.isin(codes, wrong) & there.view(bool))
+    if validity is not None:
+        there &= np.unpackbits(validity, count=len(values), bitorder="little")[codes]
+    return FlatColumn(values[codes], None if there.all() else packed(there)), _Wrong(wrong, column)
 
 
 def _hex32_of_views(array: pa.Array, pool: BufferPool | None) -> FlatColumn | None:
@@ -238,13 +294,14 @@ def _present(array: pa.Array) -> npt.NDArray[np.bool_]:
 def _first_of_row(wrong: _Wrong | None, rows: npt.NDArray[np.int64] | None) -> Iterable[tuple[int, bytes]]:
     if wrong is None or not len(wrong.elements):
         return
-    values, offsets = wrong.source.values, wrong.source.offsets
+    values, offsets, codes = wrong.source.values, wrong.source.offsets, wrong.source.codes
     assert offsets is not None
     last = -1
     for element in wrong.elements.tolist():
         row = element if rows is None else int(np.searchsorted(rows, element, "right")) - 1
         if row != last:
-            yield row, values[offsets[element] : offsets[element + 1]].tobytes()
+            string = element if codes is None else codes[element]
+            yield row, values[offsets[string] : offsets[string + 1]].tobytes()
         last = row
 
 

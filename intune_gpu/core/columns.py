@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -50,6 +50,9 @@ LabelRange = tuple[float, float]
 class FlatColumn:
     """One column's buffers. Offsets are absolute, so that a slice of rows shares every buffer.
 
+    A column of strings may hold each string once, in a dictionary: then `values` and `offsets` are the dictionary's,
+    the same in every slice, and `codes` tells which string stands in a row.
+
     Attributes:
         values: (elements,) of the physical dtype; for strings (bytes,) uint8.
         validity: bitmap as Arrow's, one bit an element, least significant first, 1 = present; None: none is missing.
@@ -57,6 +60,8 @@ class FlatColumn:
         offsets: strings only, (elements + 1,) int64: element i is `values[offsets[i]:offsets[i + 1]]`.
         row_offsets: lists only, (rows + 1,) int64: row i holds the elements `row_offsets[i]` to `row_offsets[i + 1]`,
             counted from the start of `values` (or `offsets`); a missing list is an empty one.
+        codes: strings only, not in lists, (rows,) int32 or None: row i holds string `codes[i]` of `offsets`. Each code
+            is at least 0 and below the number of strings, in missing rows too. `validity` is of rows, not of strings.
     """
 
     values: npt.NDArray[Any]
@@ -64,10 +69,13 @@ class FlatColumn:
     validity_offset: int = 0
     offsets: npt.NDArray[np.int64] | None = None
     row_offsets: npt.NDArray[np.int64] | None = None
+    codes: npt.NDArray[np.int32] | None = None
 
     @property
     def rows(self) -> int:
         """Number of rows."""
+        if self.codes is not None:
+            return len(self.codes)
         if self.row_offsets is not None:
             return len(self.row_offsets) - 1
         return len(self.values) if self.offsets is None else len(self.offsets) - 1
@@ -75,11 +83,14 @@ class FlatColumn:
     @property
     def nbytes(self) -> int:
         """Bytes of all buffers, those outside this slice included."""
-        buffers = (self.values, self.validity, self.offsets, self.row_offsets)
+        buffers = (self.values, self.validity, self.offsets, self.row_offsets, self.codes)
         return sum(b.nbytes for b in buffers if b is not None)
 
     def slice(self, start: int, stop: int) -> FlatColumn:
         """Return rows `start` to `stop` without copying."""
+        if self.codes is not None:
+            bit, codes = self.validity_offset + start, self.codes[start:stop]
+            return FlatColumn(self.values, self.validity, bit, self.offsets, None, codes)
         if self.row_offsets is not None:
             return FlatColumn(
                 self.values, self.validity, self.validity_offset, self.offsets, self.row_offsets[start : stop + 1]
@@ -136,26 +147,34 @@ class Addresses:
 
     Attributes:
         names: of the C columns.
-        table: (C, 4) int64: address of the values (of strings: of the bytes), address of the null bits or 0 where none
-            is missing, the first row's null bit, address of the strings' offsets or 0.
+        table: (C, 4) int64: address of the values (of strings: of the bytes; of strings in a dictionary: of the codes),
+            address of the null bits or 0 where none is missing, the first row's null bit, address of the strings'
+            offsets or 0.
         step: (C, 4) int64: what a row further on adds to `table`.
         dtypes: of the values.
+        dictionaries: name → the strings, each once, of the columns that have codes.
     """
 
     names: tuple[str, ...]
     table: npt.NDArray[np.int64]
     step: npt.NDArray[np.int64]
     dtypes: tuple[np.dtype[Any], ...]
+    dictionaries: Mapping[str, FlatColumn] = field(default_factory=dict)
 
     @classmethod
     def of(cls, columns: Mapping[str, FlatColumn]) -> Addresses:
         """Read the addresses of contiguous columns, which must outlive them. A list column's are its elements'."""
         from intune_gpu.kernels.memory import address_of  # not with this module, which the command line loads too
 
-        table, step = [], []
-        for column in columns.values():
-            validity, offsets = column.validity, column.offsets
+        table, step, dictionaries = [], [], {}
+        for name, column in columns.items():
+            validity, offsets, codes = column.validity, column.offsets, column.codes
             bits = 0 if validity is None else address_of(validity)
+            if codes is not None:
+                table.append((address_of(codes), bits, column.validity_offset, 0))
+                step.append((codes.itemsize, 0, int(bits != 0), 0))
+                dictionaries[name] = FlatColumn(column.values, offsets=offsets)
+                continue
             texts = 0 if offsets is None else address_of(offsets)
             table.append((address_of(column.values), bits, column.validity_offset, texts))
             if column.row_offsets is not None:  # rows of lists do not lie at a fixed distance
@@ -170,16 +189,19 @@ class Addresses:
             np.array(table, np.int64).reshape(shape),
             np.array(step, np.int64).reshape(shape),
             tuple(column.values.dtype for column in columns.values()),
+            dictionaries,
         )
 
     def at(self, row: int) -> Addresses:
         """Return where the columns stand from a row on."""
-        return Addresses(self.names, self.table + row * self.step, self.step, self.dtypes)
+        return Addresses(self.names, self.table + row * self.step, self.step, self.dtypes, self.dictionaries)
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
         """(C,) int64: bytes of a value; 0 for strings and lists."""
-        return self.step[:, 0]
+        if not self.dictionaries:
+            return self.step[:, 0]
+        return np.where([name in self.dictionaries for name in self.names], 0, self.step[:, 0])
 
 
 class RawBatch:

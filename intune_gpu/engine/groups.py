@@ -152,20 +152,3 @@ class IdGroup:
     @cached_property
     def _like(self) -> npt.NDArray[Any]:
         return np.empty(0, self.physical)
-
-
-def id64_words(table: Whole, columns: Sequence[tuple[int, str]], rows: int) -> npt.NDArray[np.uint64]:
-    """Return (columns, rows): `id64(value, 0)` of each value, 0 where it is missing.
-
-    Args:
-        table: addresses, as in `core.columns.Addresses`.
-        columns: of each its row in `table` and its physical type.
-        rows: number of rows.
-    """
-    words = np.empty((len(columns), rows), np.uint64)
-    for out, (place, physical) in zip(words, columns, strict=True):
-        if physical == STRING:
-            hashing.id64_strings_cpu(table[place], rows, out)
-        else:
-            hashing.id64_ints_cpu(table[place], rows, np.empty(0, physical), out)
-    return words

@@ -14,10 +14,11 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from intune_gpu.core.buffers import ALIGNMENT, BufferPool
-from intune_gpu.core.columns import Addresses, FlatColumn, RawBatch, Schema
+from intune_gpu.core.columns import STRING, Addresses, FlatColumn, RawBatch, Schema
 from intune_gpu.core.errors import RecipeError
 from intune_gpu.engine.batch import Batch
-from intune_gpu.engine.groups import IdGroup, Ids, NumericGroup, elements, id64_words, lower
+from intune_gpu.engine.dictionaries import Dictionaries
+from intune_gpu.engine.groups import IdGroup, Ids, NumericGroup, elements, lower
 from intune_gpu.kernels import hashing
 from intune_gpu.kernels.denormals import denormals_kept
 from intune_gpu.recipe import Recipe
@@ -75,6 +76,7 @@ class Program:
         self._wirings: dict[tuple[str, ...], _Wiring] = {}
         self._layouts: dict[tuple[int, int], _Layout] = {}
         self._ones: dict[int, torch.Tensor] = {}
+        self._dictionaries = Dictionaries()
 
     @property
     def row_nbytes(self) -> int:
@@ -96,11 +98,14 @@ class Program:
         for numeric, which in wiring.dense:
             numeric.run(table.table, which, rows, dense)
         for group, which in wiring.singles:
-            group.run(table.table, which, rows, values, starts[group.features])
+            if table.dictionaries and group.physical == STRING:
+                self._dictionaries.hash(group, table, which, rows, values, starts[group.features])
+            else:
+                group.run(table.table, which, rows, values, starts[group.features])
         for group, column in zip(self._lists, flat, strict=True):
             own = Addresses.of({"": column})
             group.run(own.table, _FIRST, column.rows, values, starts[group.features])
-        self._run_crosses(table.table, wiring, rows, values, starts)
+        self._run_crosses(table, wiring, rows, values, starts)
         for (i, numeric), which in zip(self._bucketized, wiring.bucketized, strict=True):
             scratch = np.empty((rows, 1), np.float32)
             numeric.run(table.table, which, rows, scratch)
@@ -151,12 +156,13 @@ class Program:
         return wiring
 
     def _run_crosses(
-        self, table: npt.NDArray[np.int64], wiring: _Wiring, rows: int, values: Ids, starts: npt.NDArray[np.int64]
+        self, table: Addresses, wiring: _Wiring, rows: int, values: Ids, starts: npt.NDArray[np.int64]
     ) -> None:
         if not self._crosses:
             return
         names = list(wiring.crossed)
-        words = id64_words(table, [(wiring.crossed[name], self._physical[name]) for name in names], rows)
+        columns = {name: (place, self._physical[name]) for name, place in wiring.crossed.items()}
+        words = self._dictionaries.words(table, columns, rows)
         for i, feature, parameters in self._crosses:
             which = np.array([names.index(name) for name in feature.columns], np.int64)
             hashing.cross_cpu(words, which, parameters, values[starts[i] : starts[i] + rows])

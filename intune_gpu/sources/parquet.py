@@ -26,6 +26,7 @@ from intune_gpu.core.arrow_types import check_label, column_types
 from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import NO_TYPES, STRING, Chunk, ChunkInfo, ColumnType, LabelRange
 from intune_gpu.core.errors import DataError
+from intune_gpu.core.rows import decoded
 from intune_gpu.core.source import Source
 from intune_gpu.sources.files import file_identity, is_url, open_file, read_into, unreadable
 
@@ -158,6 +159,7 @@ class ParquetSource(Source):
             batches = parquet.iter_batches(_SAMPLE_ROWS, [group.number], columns=names, use_threads=False)
             chunk = chunk_from_table(next(batches), {name: self.schema[name] for name in names})
         for name, column in chunk.columns.items():
+            column = decoded(column)  # another file may store it without a dictionary
             assert column.offsets is not None
             text[name] = len(column.values) / max(1, len(column.offsets) - 1)
         return text

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from intune_gpu.core.columns import Chunk, ChunkInfo, FlatColumn
-from intune_gpu.core.rows import take
+from intune_gpu.core.rows import compact, take
 from intune_gpu.core.source import Source
 from intune_gpu.kernels.gather import sample_cpu
 
 
 class RowRange(Source):
-    """Rows `start` to `stop` of a source, in file order; columns are shared, not copied.
+    """Rows `start` to `stop` of a source, in file order; columns are shared, not copied, but for large dictionaries.
 
     Args:
         source: closed with this one.
@@ -53,7 +53,7 @@ class RowRange(Source):
         chunk = self._source.read(number)
         if (start, stop) == (0, chunk.rows):
             return chunk
-        columns = {name: column.slice(start, stop) for name, column in chunk.columns.items()}
+        columns = {name: compact(column.slice(start, stop)) for name, column in chunk.columns.items()}
         bad = tuple(replace(b, row=b.row - start) for b in chunk.bad if start <= b.row < stop)
         return Chunk(columns, stop - start, bad)
 
@@ -105,7 +105,7 @@ class RowSample(Source):
         rows = np.flatnonzero(mask)
         position = np.cumsum(mask, dtype=np.int64) - 1
         bad = tuple(replace(b, row=int(position[b.row])) for b in chunk.bad if mask[b.row])
-        columns: dict[str, FlatColumn] = {name: take(column, rows) for name, column in chunk.columns.items()}
+        columns: dict[str, FlatColumn] = {name: compact(take(column, rows)) for name, column in chunk.columns.items()}
         return Chunk(columns, len(rows), bad)
 
     def close(self) -> None:

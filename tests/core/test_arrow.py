@@ -22,6 +22,8 @@ from intune_gpu.core.errors import DataError
 def unflatten(column: FlatColumn) -> list[Any]:
     """Return a column's rows as Python values: None, numbers, bytes, or lists of these."""
     count = len(column.values) if column.offsets is None else len(column.offsets) - 1
+    codes = range(count) if column.codes is None else column.codes
+    count = len(codes)
     elements: list[Any] = []
     for i in range(count):
         bit = column.validity_offset + i
@@ -30,7 +32,7 @@ def unflatten(column: FlatColumn) -> list[Any]:
         elif column.offsets is None:
             elements.append(column.values[i].item())
         else:
-            elements.append(column.values[column.offsets[i] : column.offsets[i + 1]].tobytes())
+            elements.append(column.values[column.offsets[codes[i]] : column.offsets[codes[i] + 1]].tobytes())
     rows = column.row_offsets
     return elements if rows is None else [elements[a:b] for a, b in pairwise(rows)]
 
@@ -146,6 +148,31 @@ def test_chunks_with_different_dictionaries() -> None:
     check(pa.chunked_array([one, two]))
 
 
+@pytest.mark.parametrize(
+    "index", [pa.uint8(), pa.int8(), pa.uint16(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64()]
+)
+@pytest.mark.parametrize("type", [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.binary(1)])
+def test_dictionaries_of_strings_stay_dictionaries(index: pa.DataType, type: pa.DataType) -> None:
+    strings = pa.array([b"a", b"b", None, b"d"]).cast(pa.binary() if type == pa.binary(1) else type)
+    codes = pa.array([0, 1, None, 2, 3, 0, 0, 1], index)
+    array = pa.DictionaryArray.from_arrays(codes, strings.cast(type))
+    column = check(array)
+    assert column.codes is not None
+    assert column.codes.dtype == np.int32
+    assert column.codes.tolist() == [0, 1, 0, 0, 3, 0, 0, 1]
+    chunks = check(pa.chunked_array([array, array.slice(2), array]))
+    assert chunks.offsets is not None
+    assert len(chunks.offsets) - 1 == 4  # the one that they share
+    assert check(array.slice(1, 3)).codes is None  # fewer rows than strings
+
+
+@pytest.mark.parametrize("codes", [[0, 2, 1, 0], [0, 1, -1, 0]])
+def test_codes_without_a_string_are_refused(codes: list[int]) -> None:
+    array = pa.DictionaryArray.from_arrays(pa.array(codes, pa.int8()), pa.array(["a", "b"]), safe=False)
+    with pytest.raises(DataError, match=r"expected large_binary, found dictionary.*a dictionary of 2 strings"):
+        flatten(array, ColumnType(STRING))
+
+
 def test_no_null_means_no_bitmap() -> None:
     assert check(pa.array([1, 2, 3])).validity is None
     assert check(pa.array([1, None, 3]).slice(2)).validity is None
@@ -251,6 +278,26 @@ def test_hex_text_in_dictionaries_and_chunks() -> None:
     assert unflatten(hex32(array)[0]) == IDS
     assert unflatten(hex32(pa.chunked_array([array.slice(4), array.slice(1, 2)]))[0]) == IDS[4:] + IDS[1:3]
     assert unflatten(hex32(pa.chunked_array([], pa.string()))[0]) == []
+
+
+def test_bad_hex_in_dictionaries_is_of_the_rows_that_use_it() -> None:
+    strings = pa.array(["ff", "unused and wrong", "wrong", "", None, "10"])
+    codes = pa.array([0, 2, None, 3, 4, 2, 5, 0] * 2)
+    array = pa.DictionaryArray.from_arrays(codes, strings)
+    expected = [255, None, None, None, None, None, 16, 255] * 2
+    for chunks in (
+        [array],
+        [array.slice(0, 9), array.slice(9)],
+        [array.slice(0, 2), array.slice(2, 2), array.slice(4)],
+    ):
+        column, bad = hex32(pa.chunked_array(chunks))
+        assert [(b.row, b.text) for b in bad] == [(i, b"wrong") for i in (1, 5, 9, 13)]
+        assert bad[0].reason == "expected 1 to 8 hex digits, found 'wrong' (5 bytes)"
+        found = unflatten(column)
+        assert [v for i, v in enumerate(found) if i % 4 != 1] == [v for i, v in enumerate(expected) if i % 4 != 1]
+    column, bad = hex32(array.slice(0, 3))  # fewer rows than strings
+    assert [b.row for b in bad] == [1]
+    assert unflatten(column)[::2] == [255, None]
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7, 8, 255, 256, 257, 1000])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from intune_gpu.core.columns import BadRow, Chunk, ColumnType, FlatColumn
+from intune_gpu.core.columns import Addresses, BadRow, Chunk, ColumnType, FlatColumn
 
 
 def test_type_reads_as_people_say_it() -> None:
@@ -46,6 +46,30 @@ def test_slice_of_lists_keeps_all_elements() -> None:
     assert part.row_offsets.tolist() == [2, 2, 5]
     assert part.values is values
     assert part.validity_offset == 0
+
+
+def test_slice_of_a_dictionary_column_cuts_codes_alone() -> None:
+    text, codes = np.frombuffer(b"abbccc", np.uint8), np.array([2, 0, 0, 1, 2], np.int32)
+    column = FlatColumn(text, np.array([0xFF], np.uint8), 1, np.array([0, 1, 3, 6], np.int64), codes=codes)
+    part = column.slice(1, 4)
+    assert (column.rows, part.rows) == (5, 3)
+    assert part.codes is not None
+    assert part.codes.tolist() == [0, 0, 1]
+    assert np.shares_memory(part.codes, codes)
+    assert (part.values is text, part.offsets is column.offsets) == (True, True)
+    assert part.validity_offset == 2
+    assert column.nbytes == 6 + 1 + 32 + 20
+    assert part.nbytes == 6 + 1 + 32 + 12
+
+
+def test_addresses_of_a_dictionary_column_are_its_codes() -> None:
+    codes = np.array([2, 0, 1], np.int32)
+    column = FlatColumn(np.frombuffer(b"abbccc", np.uint8), None, 0, np.array([0, 1, 3, 6], np.int64), codes=codes)
+    addresses = Addresses.of({"n": FlatColumn(np.zeros(3, np.int16)), "s": column}).at(2)
+    assert addresses.table[1].tolist() == [codes.ctypes.data + 8, 0, 0, 0]
+    assert addresses.sizes.tolist() == [2, 0]
+    assert list(addresses.dictionaries) == ["s"]
+    assert addresses.dictionaries["s"].offsets is column.offsets
 
 
 def test_slices_of_slices_agree_with_one_slice() -> None:

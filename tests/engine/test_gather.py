@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import BadRow, Chunk, FlatColumn
-from intune_gpu.core.rows import join, take
+from intune_gpu.core.rows import compact, decoded, join, take
 from intune_gpu.engine import gather
 from intune_gpu.engine.gather import Assembly, OrderedWindow, ordered_chunk
 from intune_gpu.engine.order import EpochOrder, epoch_order
@@ -23,11 +24,13 @@ WIDTHS = ("int8", "uint16", "int32", "uint64", "float32", "float64")
 @st.composite
 def column_values(draw: st.DrawFn) -> tuple[str, list[Any]]:
     """A kind of column and the values of its rows."""
-    kind = draw(st.sampled_from([*WIDTHS, "string", "list of string", "list of int32"]))
+    kind = draw(st.sampled_from([*WIDTHS, "string", "coded string", "any string", "list of string", "list of int32"]))
     number = st.none() | st.integers(0, 100)
     text = st.none() | st.text(max_size=5)
     cells = {
         "string": text,
+        "coded string": text,
+        "any string": text,
         "list of string": st.lists(text, max_size=4),
         "list of int32": st.lists(number, max_size=4),
     }
@@ -37,6 +40,10 @@ def column_values(draw: st.DrawFn) -> tuple[str, list[Any]]:
 def build(kind: str, rows: list[Any], pad: int) -> FlatColumn:
     if kind == "string":
         return fakes.string_column(rows, pad)
+    if kind == "coded string":
+        return fakes.coded_column(rows, pad)
+    if kind == "any string":  # some parts with a dictionary, others without
+        return fakes.coded_column(rows, pad) if pad % 2 else fakes.string_column(rows, pad)
     if kind.startswith("list"):
         return fakes.list_column(rows, kind.removeprefix("list of "), pad)
     return fakes.fixed_column(rows, kind, pad)
@@ -63,6 +70,25 @@ def test_join(drawn: tuple[str, list[Any]], slices: list[tuple[int, int, int]]) 
     got = join(parts)
     assert fakes.values(got) == wanted
     assert not any(np.shares_memory(got.values, part.values) for part in parts)
+
+
+def test_dictionaries_are_joined_once_and_given_up_where_rows_are_fewer() -> None:
+    rows = ["a", None, "b", "a", "c", "c"]
+    column, other = fakes.coded_column(rows), fakes.coded_column(["x", "a"] * 3)
+    joined = join([column.slice(0, 4), other, column.slice(4, 6)])
+    assert fakes.values(joined) == [*rows[:4], *["x", "a"] * 3, *rows[4:]]
+    assert joined.codes is not None
+    assert joined.offsets is not None
+    assert len(joined.offsets) - 1 == 4 + 3
+    few = join([column.slice(0, 2), other.slice(0, 1)])
+    assert few.codes is None
+    assert fakes.values(few) == ["a", None, "x"]
+    assert take(column, np.array([5, 0])).offsets is column.offsets
+    assert compact(column) is column
+    assert compact(column.slice(1, 4)).codes is None
+    assert fakes.values(compact(column.slice(1, 4))) == rows[1:4]
+    missing = fakes.coded_column([None, "x", None])
+    assert decoded(replace(missing, codes=np.ones(3, np.int32))).values.tobytes() == b"x"  # missing rows take no bytes
 
 
 def test_take_of_read_only_memory() -> None:

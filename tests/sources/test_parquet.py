@@ -16,6 +16,7 @@ import pytest
 
 from intune_gpu.core.columns import Chunk, FlatColumn
 from intune_gpu.core.errors import DataError
+from intune_gpu.core.rows import decoded
 from intune_gpu.sources import parquet
 from intune_gpu.sources.parquet import ParquetSource
 from tests.shared_data import MOVIELENS, needs
@@ -68,7 +69,7 @@ def source(files: list[str] | str, needed: list[str] = NEEDED, types: Mapping[st
 
 def buffers(column: FlatColumn) -> list[Any]:
     """Return what a column means: bits and bytes of missing elements, and offsets' origin, left out."""
-    rows = column.row_offsets
+    rows, column = column.row_offsets, decoded(column)
     elements = len(column.values) if column.offsets is None else len(column.offsets) - 1
     there = np.ones(elements, bool)
     if column.validity is not None:
