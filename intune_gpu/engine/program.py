@@ -62,7 +62,6 @@ class Program:
         self._physical = {name: schema[name].physical for name in recipe.columns}
         self._index_dtype = np.dtype(index_dtype)
         self._keys = list(recipe.sparse_names)
-        self._numbers = np.arange(len(self._keys), dtype=np.int64)
         self._label = NumericGroup.build(schema[recipe.label].physical, [(0, recipe.label, ())])
         self._dense = self._numeric_groups(schema)
         self._singles, self._lists = self._id_groups(schema)
@@ -75,7 +74,7 @@ class Program:
         ]
         self._wirings: dict[tuple[str, ...], _Wiring] = {}
         self._layouts: dict[tuple[int, int], _Layout] = {}
-        self._ones: dict[int, torch.Tensor] = {}
+        self._plain: dict[int, _Ids] = {}
         self._dictionaries = Dictionaries()
 
     @property
@@ -92,16 +91,17 @@ class Program:
         """
         rows, table = raw.rows, raw.addresses
         wiring = self._wirings.get(table.names) or self._wire(table.names)
-        flat, lengths, starts, total = self._lengths(raw)
-        dense, label, values = self._allocate(rows, total)
+        flat, ids = ([], self._one_id_a_row(rows)) if not self._lists else self._ids_of_lists(raw)
+        starts = ids.starts
+        dense, label, values = self._allocate(rows, ids.total)
         self._label.run(table.table, wiring.label, rows, label.reshape(rows, 1))
         for numeric, which in wiring.dense:
             numeric.run(table.table, which, rows, dense)
-        for group, which in wiring.singles:
+        for (group, which), begins in zip(wiring.singles, ids.of_singles, strict=True):
             if table.dictionaries and group.physical == STRING:
-                self._dictionaries.hash(group, table, which, rows, values, starts[group.features])
+                self._dictionaries.hash(group, table, which, rows, values, begins)
             else:
-                group.run(table.table, which, rows, values, starts[group.features])
+                group.run(table.table, which, rows, values, begins)
         for group, column in zip(self._lists, flat, strict=True):
             own = Addresses.of({"": column})
             group.run(own.table, _FIRST, column.rows, values, starts[group.features])
@@ -110,16 +110,24 @@ class Program:
             scratch = np.empty((rows, 1), np.float32)
             numeric.run(table.table, which, rows, scratch)
             values[starts[i] : starts[i] + rows] = np.nan_to_num(scratch[:, 0], copy=False, nan=0.0)  # missing: id 0
-        sparse = KeyedJaggedTensor(keys=self._keys, values=torch.from_numpy(values), lengths=lengths, stride=rows)
+        sparse = KeyedJaggedTensor(keys=self._keys, values=torch.from_numpy(values), lengths=ids.lengths, stride=rows)
         return Batch(torch.from_numpy(dense), sparse, torch.from_numpy(label))
 
-    def _lengths(self, raw: RawBatch) -> tuple[list[FlatColumn], torch.Tensor, npt.NDArray[np.int64], int]:
-        """Return the lists' elements, lengths (F * rows,), where each feature's ids start (F,), and their total."""
+    def _one_id_a_row(self, rows: int) -> _Ids:
+        """Lengths and starts of a batch without lists, shared by batches of one size while nobody writes into them."""
+        known = self._plain.get(rows)
+        if known is None or known.lengths._version:
+            if len(self._plain) >= MAX_SIZES:
+                self._plain.clear()
+            counts = np.full(len(self._keys), rows, np.int64)
+            total = self._checked(rows, counts)
+            self._plain[rows] = known = self._ids(torch.ones(total, dtype=torch.int32), counts, total)
+        return known
+
+    def _ids_of_lists(self, raw: RawBatch) -> tuple[list[FlatColumn], _Ids]:
+        """Return the elements of each list column, and lengths and starts of the batch."""
         rows = raw.rows
-        if not self._lists:
-            return [], self._all_ones(rows), self._numbers * rows, len(self._keys) * rows
-        nbytes = 4 * len(self._keys) * rows
-        lengths = self._pool.take(nbytes).view(np.int32).reshape(len(self._keys), rows)
+        lengths = self._pool.take(4 * len(self._keys) * rows).view(np.int32).reshape(len(self._keys), rows)
         lengths.fill(1)
         counts = np.full(len(self._keys), rows, np.int64)
         flat = []
@@ -127,22 +135,20 @@ class Program:
             i = int(group.features[0])
             flat.append(elements(raw.columns[group.columns[0]], self.recipe.sparse_features[i].first_k, lengths[i]))
             counts[i] = flat[-1].rows
-        ends = np.cumsum(counts)
-        total = int(ends[-1])
+        total = self._checked(rows, counts)
+        return flat, self._ids(torch.from_numpy(lengths.reshape(-1)), counts, total)
+
+    def _checked(self, rows: int, counts: npt.NDArray[np.int64]) -> int:
+        total = int(counts.sum())
         if total > MAX_IDS:
             raise ValueError(
                 f"batch of {rows} rows: expected at most {MAX_IDS} ids, found {total}; use a smaller batch"
             )
-        return flat, torch.from_numpy(lengths.reshape(-1)), ends - counts, total
+        return total
 
-    def _all_ones(self, rows: int) -> torch.Tensor:
-        """Lengths of a batch without lists, shared by the batches of one size as long as nobody writes into them."""
-        ones = self._ones.get(rows)
-        if ones is None or ones._version:
-            if len(self._ones) >= MAX_SIZES:
-                self._ones.clear()
-            self._ones[rows] = ones = torch.ones(len(self._keys) * rows, dtype=torch.int32)
-        return ones
+    def _ids(self, lengths: torch.Tensor, counts: npt.NDArray[np.int64], total: int) -> _Ids:
+        starts = np.cumsum(counts) - counts
+        return _Ids(lengths, total, starts, [starts[group.features] for group in self._singles])
 
     def _wire(self, names: tuple[str, ...]) -> _Wiring:
         """Look up where each group's columns stand among these names."""
@@ -228,6 +234,23 @@ class _Wiring:
     singles: list[tuple[IdGroup, npt.NDArray[np.int64]]]
     bucketized: list[npt.NDArray[np.int64]]
     crossed: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Ids:
+    """How the ids of a batch stand in its values.
+
+    Attributes:
+        lengths: (F * rows,) int32.
+        total: ids of all features.
+        starts: (F,) where each feature's begin.
+        of_singles: the starts of each group of single values.
+    """
+
+    lengths: torch.Tensor
+    total: int
+    starts: npt.NDArray[np.int64]
+    of_singles: list[npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
