@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,8 @@ class _Hashed:
         assert strings.offsets is not None
         # No lock: this may run wherever the last reference goes, also within `_of`.
         arrays = strings.values, strings.offsets
-        self._until = [weakref.ref(array, lambda _: known.pop(key, None)) for array in arrays]
+        # `pop` gets the reference as what to return where the key is gone: no Python code that could lose a Ctrl-C.
+        self._until = [weakref.ref(array, partial(known.pop, key)) for array in arrays]
         self._lock = threading.Lock()  # two threads that begin with one dictionary: the second waits
         self._made: dict[object, npt.NDArray[Any]] = {}
 
