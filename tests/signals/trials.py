@@ -104,8 +104,9 @@ class Counts:
 
     @property
     def in_training(self) -> int:
-        """Signals that came between the first step and the end of evaluation."""
-        return sum(sum(self.exits.get(stage, {}).values()) for stage in ("step", "checkpoint", "evaluation"))
+        """Signals that came between the first checkpoint and the end of evaluation."""
+        stages = ("step", "checkpoint", "evaluation", "unclear")  # the last by what lay on the disk
+        return sum(sum(self.exits.get(stage, {}).values()) for stage in stages)
 
 
 @dataclass(frozen=True)
