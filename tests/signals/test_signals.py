@@ -12,7 +12,7 @@ from tests.signals import trials
 
 @pytest.mark.slow
 def test_a_few_signals(tmp_path: Path) -> None:
-    counts = trials.run(SEED, trials=3, loops=2, root=tmp_path)
+    counts = trials.run(SEED, trials=3, loops=2, root=tmp_path, stacks=False)
     assert (counts.trials, counts.loops) == (3, 2)
     assert counts.left == []
     assert counts.loaded > 0
