@@ -40,7 +40,7 @@ def _fill_clip_scale(x, y, out):
 def _bucketize(x, y, out):
     i = cuda.grid(1)
     if i < len(x):
-        out[i] = numeric.bucketize_rule(x[i], y, 0, len(y))
+        out[i] = numeric.bucketize_rule(x[i], np.int64(0), 0, len(y))
 
 
 def _hash_bucket(x, y, out):
