@@ -11,7 +11,6 @@ from numba.cuda.extending import overload
 from intune_gpu.kernels import addresses_cuda
 from intune_gpu.kernels.primitives import bits_float, float_bits, fma, mul
 
-
 ADDRESSES = addresses_cuda
 """Registered its overloads when it was imported."""
 
