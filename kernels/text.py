@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from intune_gpu.kernels.addresses import read_u8, read_u64
 from intune_gpu.kernels.memory import BLOCK, expand_missing, load_u8, load_u64
 
 _HIGH = np.uint64(0x8080808080808080)
@@ -97,21 +98,21 @@ def parse_int64_rule(word: Any, length: Any) -> Any:
 @njit(nogil=True)
 def parse_long_int64_rule(address: Any, length: Any) -> Any:
     """Read an integer of any length at `address`; result as `parse_int64_rule`. At least 8 bytes can be read there."""
-    first = np.uint64(load_u8(address))
+    first = np.uint64(read_u8(address))
     minus = first == _MINUS
     if length > 0 and (minus or first == _PLUS):
         address, length = address + 1, length - 1
         if length == 0:
             return np.int64(0), _U1
-    while length > 19 and load_u8(address) == ord("0"):
+    while length > 19 and read_u8(address) == ord("0"):
         address, length = address + 1, length - 1
     if length > 19:
         return np.int64(0), _U1
-    value, wrong = parse_digits_rule(load_u64(address), min(length, (length - 1) % 8 + 1))
+    value, wrong = parse_digits_rule(read_u64(address), min(length, (length - 1) % 8 + 1))
     rest = (length - 1) // 8
     address += length - 8 * rest
     for _ in range(rest):
-        part, bad = parse_digits_rule(load_u64(address), 8)
+        part, bad = parse_digits_rule(read_u64(address), 8)
         value = value * _E8 + part
         wrong |= bad
         address += 8

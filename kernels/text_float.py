@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
-from intune_gpu.kernels.memory import load_u8
-from intune_gpu.kernels.text_index import leading_zeros
+from intune_gpu.kernels.addresses import read_u8
+from intune_gpu.kernels.words import bits_double, leading_zeros, multiply_high
 
 PENDING = 0x7FF8000000C0FFEE
 """The bits of the NaN that stands for a number that is still to be read."""
@@ -49,28 +47,6 @@ def _powers_of_5() -> npt.NDArray[np.uint64]:
 
 
 _POWERS_OF_5 = _powers_of_5()
-
-
-@intrinsic
-def multiply_high(typingctx: Any, x: Any, y: Any) -> Any:
-    """Return the upper 64 bits of the product of two uint64."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        wide = ir.IntType(128)
-        product = builder.mul(builder.zext(args[0], wide), builder.zext(args[1], wide))
-        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
-
-    return types.uint64(types.uint64, types.uint64), codegen
-
-
-@intrinsic
-def bits_double(typingctx: Any, bits: Any) -> Any:
-    """Return the float64 that has these bits (uint64)."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.DoubleType())
-
-    return types.float64(types.uint64), codegen
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------
@@ -119,7 +95,7 @@ def word_rule(address: Any, length: Any) -> Any:
         return 0.0, WRONG
     word = np.uint64(0)
     for k in range(length):
-        word |= np.uint64(load_u8(address + k) | _LOWER) << np.uint64(8 * k)
+        word |= np.uint64(read_u8(address + k) | _LOWER) << np.uint64(8 * k)
     if length == 3:
         if word == np.uint64(0x666E69):  # "inf", the first letter lowest
             return np.inf, READ
@@ -137,7 +113,7 @@ def parse_float64_rule(address: Any, length: Any) -> Any:
     place, end = address, address + length
     negative = False
     if place < end:
-        first = load_u8(place)
+        first = read_u8(place)
         negative = first == _MINUS
         if negative or first == _PLUS:
             place += 1
@@ -145,7 +121,7 @@ def parse_float64_rule(address: Any, length: Any) -> Any:
     mantissa, digits, significant, exponent, later = np.uint64(0), 0, 0, 0, False
     point = -1
     while place < end:
-        c = np.uint64(load_u8(place))
+        c = np.uint64(read_u8(place))
         digit = c - _ZERO_CHAR
         if digit <= _U9:
             digits += 1
@@ -167,17 +143,17 @@ def parse_float64_rule(address: Any, length: Any) -> Any:
     if point >= 0:
         exponent = point - digits
     if place < end:
-        if load_u8(place) | _LOWER != _E:
+        if read_u8(place) | _LOWER != _E:
             return 0.0, WRONG
         place += 1
-        below = place < end and load_u8(place) == _MINUS
-        if place < end and (below or load_u8(place) == _PLUS):
+        below = place < end and read_u8(place) == _MINUS
+        if place < end and (below or read_u8(place) == _PLUS):
             place += 1
         if place == end:
             return 0.0, WRONG
         written = 0
         while place < end:
-            digit = np.uint64(load_u8(place)) - _ZERO_CHAR
+            digit = np.uint64(read_u8(place)) - _ZERO_CHAR
             if digit > _U9:
                 return 0.0, WRONG
             if written < 1 << 40:  # far beyond what any number of digits balances

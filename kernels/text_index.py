@@ -10,7 +10,6 @@ others.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from intune_gpu.kernels.memory import load_u8
+from intune_gpu.kernels.words import leading_zeros, lowest_bit, popcount
 
 PADDING = 64
 """Bytes behind the text, besides one a field, that a kernel may look at; what they hold does not matter."""
@@ -51,21 +51,6 @@ def match64(typingctx: Any, address: Any, byte: Any) -> Any:
         return builder.bitcast(builder.icmp_unsigned("==", block, wanted), ir.IntType(64))
 
     return types.uint64(address, types.uint8), codegen
-
-
-def _bit_counter(build: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    def typer(typingctx: Any, word: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return build(builder, args[0])
-
-        return types.int64(types.uint64), codegen
-
-    return typer
-
-
-popcount = intrinsic(_bit_counter(lambda builder, word: builder.ctpop(word)))
-lowest_bit = intrinsic(_bit_counter(lambda builder, word: builder.cttz(word, ir.Constant(ir.IntType(1), 0))))
-leading_zeros = intrinsic(_bit_counter(lambda builder, word: builder.ctlz(word, ir.Constant(ir.IntType(1), 0))))
 
 
 @njit(nogil=True)
