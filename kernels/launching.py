@@ -33,6 +33,8 @@ class Kernel:
             threads of a block end one phase before any begins the next.
         rows: that a thread takes at once.
         tile: (shared float32 numbers of a block,) for kernels of tiles, else empty.
+        threads: of a block: fewer than `THREADS` where there are few rows and much to do for each, so that the rows of
+            one launch reach all of a device.
     """
 
     name: str
@@ -40,13 +42,14 @@ class Kernel:
     phases: tuple[Callable[..., None], ...]
     rows: int = 1
     tile: tuple[int, ...] = ()
+    threads: int = THREADS
 
 
 def grid(kernel: Kernel, rows: int, features: int) -> tuple[int, int]:
     """Return the blocks of a launch over rows × features: along rows, and along features (1 for kernels of tiles)."""
     if kernel.tile:
         return max(1, min(tiles_of.py_func(rows, features), MAX_BLOCKS)), 1
-    return max(1, min(-(-rows // (kernel.rows * THREADS)), MAX_BLOCKS)), max(1, min(features, MAX_FEATURES))
+    return max(1, min(-(-rows // (kernel.rows * kernel.threads)), MAX_BLOCKS)), max(1, min(features, MAX_FEATURES))
 
 
 @njit(nogil=True)

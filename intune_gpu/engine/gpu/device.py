@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from intune_gpu.kernels.launching import THREADS, Kernel, grid
+from intune_gpu.kernels.launching import Kernel, grid
 
 
 class DeviceMemoryError(MemoryError):
@@ -158,7 +158,7 @@ class CudaDevice:
 
     def launch(self, kernel: Kernel, rows: int, features: int, *arguments: Any) -> None:
         """Launch a kernel on the transform stream."""
-        self._launcher.launch(kernel, grid(kernel, rows, features), THREADS, arguments)
+        self._launcher.launch(kernel, grid(kernel, rows, features), kernel.threads, arguments)
 
     def after_current_stream(self) -> None:
         """Let the transform stream wait for the caller's."""
