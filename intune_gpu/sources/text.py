@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
 
 from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import DECLARED, Chunk, ChunkInfo, ColumnType, LabelRange
@@ -15,11 +19,30 @@ from intune_gpu.core.source import Source
 from intune_gpu.sources.files import file_identity, is_url, read_into
 from intune_gpu.sources.text_decode import ChunkDecoder, Layout, Scratch, changed
 from intune_gpu.sources.text_format import TextFormat
-from intune_gpu.sources.text_index import CHUNK_BYTES, FileIndex, index_files
+from intune_gpu.sources.text_index import CHUNK_BYTES, FileIndex, Piece, index_files
 from intune_gpu.sources.text_stream import TextStream, codec_of
 
 SUFFIXES = tuple(kind + codec for kind in (".tsv", ".csv", ".txt") for codec in ("", ".gz", ".zst"))
 """Endings that a directory's text files have, for `files.expand`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawText:
+    """A chunk before it is decoded: whole rows.
+
+    Attributes:
+        file: path or URL.
+        first_line: line of the first row, from 1.
+        rows: how many the index counted.
+        nbytes: of text.
+        fill: reads the text into (nbytes,) uint8; the same bytes at every call.
+    """
+
+    file: str
+    first_line: int
+    rows: int
+    nbytes: int
+    fill: Callable[[npt.NDArray[np.uint8]], None]
 
 
 class TextSource(Source):
@@ -38,6 +61,9 @@ class TextSource(Source):
         label: the column that no row may lack.
         label_range: (least, most) that a label may be, or None.
         chunk_bytes: bytes of text a chunk; for tests.
+
+    Attributes:
+        layout: what is made of a row.
 
     Raises:
         DataError: a file is empty, cannot be read, or has another header than the first.
@@ -70,7 +96,7 @@ class TextSource(Source):
                     "write all files with one header, or load them apart"
                 )
         _check_layout(names, needed, types, label, "columns" if columns else f"{files[0]}: header")
-        self._layout = Layout(names, {name: types[name] for name in needed}, label, text_format, label_range)
+        self.layout = Layout(names, {name: types[name] for name in needed}, label, text_format, label_range)
         self.schema = {name: _column_type(types[name]) for name in needed}
         self._streams = [
             TextStream(index.file, index.pieces[-1].stop) if codec_of(index.file) else None for index in self._indexes
@@ -81,12 +107,12 @@ class TextSource(Source):
                 file=self._indexes[number].file,
                 first_row=piece.first_row,
                 rows=piece.rows,
-                nbytes=self._layout.nbytes(piece.rows, piece.stop - piece.start),
+                nbytes=self.layout.nbytes(piece.rows, piece.stop - piece.start),
                 stream=None if self._streams[number] is None else number,
             )
             for number, piece in self._places
         ]
-        self.fingerprint = _fingerprint(self._indexes, self._layout, chunk_bytes)
+        self.fingerprint = _fingerprint(self._indexes, self.layout, chunk_bytes)
         self._scratch, self._pool = Scratch(), BufferPool(max_free_bytes=64 << 20)
 
     def read(self, index: int) -> Chunk:
@@ -95,18 +121,26 @@ class TextSource(Source):
         Raises:
             DataError: the file is gone, changed since it was indexed, truncated or not readable.
         """
+        raw = self.raw(index)
+        text = self._scratch.text(raw.nbytes, len(self.layout.names))
+        raw.fill(text[: raw.nbytes])
+        decoder = ChunkDecoder(text, raw.nbytes, self.layout, self._scratch, self._pool)
+        return decoder.decode(raw.rows, raw.first_line, raw.file)
+
+    def raw(self, index: int) -> RawText:
+        """Return chunk `index` as text that somebody else decodes; nothing is read yet."""
         number, piece = self._places[index]
+        size, fill = piece.stop - piece.start, partial(self._fill, number, piece)
+        return RawText(self._indexes[number].file, piece.first_line, piece.rows, size, fill)
+
+    def _fill(self, number: int, piece: Piece, target: npt.NDArray[np.uint8]) -> None:
         where, stream = self._indexes[number], self._streams[number]
-        size = piece.stop - piece.start
-        text = self._scratch.text(size, len(self._layout.names))
         if not is_url(where.file) and file_identity(where.file) != (where.size, where.mtime_ns):
             raise changed(where.file)
-        target = text.data[:size]
-        count = read_into(where.file, piece.start, target) if stream is None else stream.read_into(piece.start, target)
-        if count != size:
+        read = partial(read_into, where.file) if stream is None else stream.read_into
+        count = read(piece.start, target.data)
+        if count != len(target):
             raise changed(where.file)
-        decoder = ChunkDecoder(text, size, self._layout, self._scratch, self._pool)
-        return decoder.decode(piece.rows, piece.first_line, where.file)
 
     def close(self) -> None:
         """Let go of the compressed files that are open."""

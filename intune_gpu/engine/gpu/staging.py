@@ -65,6 +65,7 @@ class Ring:
                 size = size_class(nbytes)
                 slot = None  # its memory first
                 slot = Slot(self._device.pinned(size), self._device.empty(size))
+                self._device.mark().wait()  # it may be memory that was let go of before the transform stream was done
         except BaseException:
             with self._changed:
                 self._lent -= 1
