@@ -20,7 +20,7 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from intune_gpu.core.columns import Addresses, RawBatch
-from intune_gpu.core.placement import Placement
+from intune_gpu.core.placement import ALL_ON_GPU, Placement
 from intune_gpu.engine.batch import Batch
 from intune_gpu.engine.gpu.constants import Uploads
 from intune_gpu.engine.gpu.device import Device, DeviceMemoryError, Mark
@@ -70,7 +70,7 @@ class GpuProgram:
         self._wirings: dict[Any, _Wiring] = {}
         self._ones: dict[int, torch.Tensor] = {}
         self._stranded: frozenset[str] = frozenset()
-        self.placement = placement or Placement()
+        self.placement = placement or ALL_ON_GPU
 
     @property
     def groups(self) -> tuple[str, ...]:
