@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -80,15 +80,16 @@ def label_of(rows: int) -> pa.Array:
     return pa.array(np.arange(rows) % 3, pa.int8())
 
 
-DEVICE: Callable[[], Any] = lambda: "cpu"
-"""What `check` transforms on; tests/engine/gpu puts other devices here and runs the same tests again."""
+def device() -> Any:
+    """What `check` transforms on; tests/engine/gpu puts others here and runs the same tests again."""
+    return "cpu"
 
 
 def check(
     data: Any, columns: dict[str, Sequence[Any]], recipe: ig.Recipe, lists: Sequence[str] = (), **how: Any
 ) -> None:
     """Transform and compare."""
-    batch = ig.transform(data, recipe, device=DEVICE(), **how)
+    batch = ig.transform(data, recipe, device=device(), **how)
     assert batch.cursor is None
     assert naive.differences(batch, columns, recipe, lists, **how) == []
 

@@ -34,7 +34,7 @@ AGAIN = (
 @pytest.fixture(autouse=True)
 def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = itertools.count()
-    monkeypatch.setattr(test_parity, "DEVICE", lambda: HostDevice(next(seeds)))
+    monkeypatch.setattr(test_parity, "device", lambda: HostDevice(next(seeds)))
 
 
 @pytest.mark.parametrize("edge", EDGES, ids=lambda edge: edge.name)
