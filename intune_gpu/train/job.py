@@ -81,9 +81,13 @@ def run(config: Config, resumed: Path | None) -> int:
             screen.end_line()
             if place.world_size == 1:  # others would wait in vain for the rank that failed
                 trainer.save()
-                screen.say(how_to_resume(trainer.saved or resumed, "when what follows is set right, go on with"))
+                good = trainer.saved or resumed
+                if good is not None or not trainer.spoiled:
+                    screen.say(how_to_resume(good, "when what follows is set right, go on with"))
             raise
         screen.end_line()
+        if not trainer.stopped_by:
+            trainer.measure_ideal()
         if resumed is not None and meter.steps_here == 0 and not trainer.stopped_by:
             screen.say(
                 f"nothing is left to train: {resumed} is the end of its run; for more, raise --epochs or --max-steps"
