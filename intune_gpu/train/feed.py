@@ -92,7 +92,7 @@ class Feed(Iterator[Batch]):
         self._given += 1
         if self._keep is not None and len(batch):
             self._keep.offer(usable)
-        return usable.pin_memory() if self._pin and on_host(usable) else usable
+        return _pinned(usable) if self._pin and on_host(usable) else usable
 
     def trained(self) -> Taken:
         """Return what the step that just ended has trained."""
@@ -149,6 +149,11 @@ def trainable(batch: Batch, recipe: Recipe, check: LateCheck | None = None, numb
 def on_host(batch: Batch) -> bool:
     """Return whether a batch is in the host's memory."""
     return batch.label.device.type == "cpu"
+
+
+def _pinned(batch: Batch) -> Batch:
+    batch.sparse.length_per_key()  # kept with it: TorchRec needs these, and would wait for the GPU to add them up
+    return batch.pin_memory()
 
 
 def _unlabelled_row(batch: Batch) -> Batch:

@@ -161,6 +161,14 @@ def test_what_is_not_on_the_host_is_checked_late_and_not_pinned() -> None:
     assert {tensor.device.type for tensor in (empty.dense, empty.label, empty.sparse.values())} == {"meta"}
 
 
+def test_a_batch_for_a_gpu_brings_what_torchrec_asks_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ig.Batch, "pin_memory", lambda batch: batch)  # which needs a GPU
+    (given,) = Feed(iter([batch_of(3)]), RECIPE, pin=True)
+    assert given.to(torch.device("meta")).sparse.length_per_key_or_none() == [3]
+    (plain,) = Feed(iter([batch_of(3)]), RECIPE)
+    assert plain.to(torch.device("meta")).sparse.length_per_key_or_none() is None
+
+
 def test_a_closed_feed_is_over_and_so_are_its_batches() -> None:
     batches = (batch_of(2, n) for n in range(5))
     feed = Feed(batches, RECIPE)
