@@ -123,7 +123,7 @@ def choose(device: str, placement: float | None, looked: Callable[[bool], GpuRep
         if device == "cuda":
             raise UsageError(f"--device cuda: {found}; {cure}, or use --device cpu")
         notes = (f"note: training on the CPU: {found}; {cure}",) if report.has_gpu else ()
-        return _on_cpu(placement, "there is no GPU that can be used", notes)
+        return _on_cpu(placement, f"no GPU can be used ({found})", notes)
     notes = () if report.driver.nvml else ("note: NVML signals are absent: libnvidia-ml.so.1 cannot be loaded",)
     if report.compiler_fault is None:
         return Choice("cuda", 1.0 if placement is None else placement, notes)

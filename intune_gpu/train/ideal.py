@@ -23,7 +23,7 @@ from intune_gpu.train.stop import StopRequest
 
 KEPT = 16
 BLOCKS = 5
-STEPS_A_BLOCK = 20
+STEPS_A_BLOCK = {"cpu": 20, "cuda": 100}  # a GPU's first step of a block waits for the host
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,18 @@ def measure(pipeline: Any, kept: Kept, place: Place, stop: StopRequest) -> Ideal
         return None
     resident = [batch.to(place.device) for batch in kept.batches[:count]]
     endless, numbers = cycle(resident), cycle(range(count))
+    steps = STEPS_A_BLOCK[place.device.type]
     rates = []
     for block in range(1 + BLOCKS):
         if place.any(stop.signal):
             return None
         _finish(place)
         began = perf_counter()
-        for _ in range(STEPS_A_BLOCK):
+        for _ in range(steps):
             pipeline.progress(endless)
         _finish(place)
         took_s = perf_counter() - began
-        rows = place.sum(sum(len(resident[next(numbers)]) for _ in range(STEPS_A_BLOCK)))
+        rows = place.sum(sum(len(resident[next(numbers)]) for _ in range(steps)))
         if block > 0:  # the first one warms up
             rates.append(rows / took_s)
     middle = median(rates)

@@ -19,7 +19,7 @@ from intune_gpu.train.config import Config
 from intune_gpu.train.evaluate import Evaluation, evaluate
 from intune_gpu.train.feed import Feed, Taken
 from intune_gpu.train.ideal import Ideal, Kept, measure
-from intune_gpu.train.meter import Meter
+from intune_gpu.train.meter import WARM_STEPS, Meter
 from intune_gpu.train.metrics import versions
 from intune_gpu.train.model import Model
 from intune_gpu.train.place import Place
@@ -28,6 +28,7 @@ from intune_gpu.train.scalars import Scalars
 from intune_gpu.train.stop import StopRequest
 
 SCALARS_A_RUN = 1000
+LEAST_STEPS_A_SCALAR = 20  # on a GPU, which is waited for each time
 
 
 class DivergedError(IntuneError):
@@ -108,7 +109,8 @@ class Trainer:
         kind = TrainPipelineSparseDist if job.sparse_dist else TrainPipelineBase
         self._pipeline = kind(job.model.module, job.model.optimizer, job.place.device)
         steps = job.config.training.max_steps or job.config.training.epochs * len(job.loader)
-        self._scalars_every = max(1, steps // SCALARS_A_RUN)
+        least = 1 if job.place.device.type == "cpu" else LEAST_STEPS_A_SCALAR
+        self._scalars_every = max(least, steps // SCALARS_A_RUN)
 
     def run(self) -> None:
         """Train until the epochs or the steps that were asked for are over, or a signal came; save, and evaluate.
@@ -148,6 +150,7 @@ class Trainer:
         job, meter = self.job, self.meter
         if meter.step == self._saved_step or self._cursor is None or self.spoiled:
             return
+        self._catch_up()
         if self._feed is not None:
             self._feed.look()
         self._check_loss()
@@ -217,6 +220,8 @@ class Trainer:
             self._cursor = taken.cursor
             now = perf_counter()
             self.meter.train_s += now - began
+            if self.meter.steps_here + 1 == WARM_STEPS:
+                self._catch_up()  # what follows is measured by itself
             self.first_step_s = self.first_step_s or now
             yield taken, loss
 
@@ -227,14 +232,18 @@ class Trainer:
 
     def _free_model(self) -> None:
         """Take the model out of the pipeline, so that it can be called directly."""
-        if self.job.place.device.type == "cuda":  # the host runs ahead of the last steps
-            began = perf_counter()
-            torch.cuda.synchronize(self.job.place.device)
-            self.meter.train_s += perf_counter() - began
+        self._catch_up()
         if isinstance(self._pipeline, TrainPipelineSparseDist):
             self._pipeline.detach()
         else:
             self._pipeline.reset()
+
+    def _catch_up(self) -> None:
+        """Wait for a GPU, which is behind the host, before its numbers are read: that is time of the steps."""
+        if self.job.place.device.type == "cuda":
+            began = perf_counter()
+            torch.cuda.synchronize(self.job.place.device)
+            self.meter.train_s += perf_counter() - began
 
     def _evaluate(self) -> None:
         job = self.job
@@ -255,6 +264,7 @@ class Trainer:
     def _report(self) -> None:
         meter, job = self.meter, self.job
         if meter.step % self._scalars_every == 0:
+            self._catch_up()
             self._check_loss()
             values = {
                 "train/loss": meter.loss(),
@@ -263,6 +273,7 @@ class Trainer:
             }
             job.scalars.add(meter.step, values)
         if job.screen.due and meter.steps_here > 1:
+            self._catch_up()
             self._check_loss()
             job.screen.show(self._snapshot())
 

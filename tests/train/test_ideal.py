@@ -14,13 +14,15 @@ import torch
 import intune_gpu as ig
 from intune_gpu.train import ideal, loop
 from intune_gpu.train.__main__ import main
-from intune_gpu.train.ideal import BLOCKS, STEPS_A_BLOCK, Ideal, Kept, measure
+from intune_gpu.train.ideal import BLOCKS, Ideal, Kept, measure
+from intune_gpu.train.ideal import STEPS_A_BLOCK as STEPS_BY_DEVICE
 from intune_gpu.train.loop import Trainer
 from intune_gpu.train.place import Place
 from intune_gpu.train.stop import StopRequest
 from intune_gpu.train.weights import live_tensors
 from tests.train.conftest import assert_same_weights, metrics_of
 
+STEPS_A_BLOCK = STEPS_BY_DEVICE["cpu"]
 FIELDS = ("steady_rows_per_s", "ideal_rows_per_s", "ideal_spread_pct", "below_ideal_pct")
 
 

@@ -63,3 +63,9 @@ def test_a_run_in_bf16_is_resumed_in_bf16(train: Any, tmp_path: Path) -> None:
     assert metrics_of(tmp_path / "whole")["auc"] == pytest.approx(metrics_of(tmp_path / "exact")["auc"], abs=0.02)
     with pytest.raises(AssertionError):
         assert_same_weights(tmp_path / "whole" / last, tmp_path / "exact" / last)
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_tf32_is_for_gpus_only(place: Place, tf32: bool) -> None:
+    build(ig.recipes.criteo(50), ModelConfig(**SMALL, tf32=tf32), 0, place)
+    assert torch.get_float32_matmul_precision() == "highest"
