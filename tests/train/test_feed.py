@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 
+import hypothesis
+import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 import intune_gpu as ig
@@ -178,3 +182,28 @@ def test_a_closed_feed_is_over_and_so_are_its_batches() -> None:
     with pytest.raises(StopIteration):
         next(feed)
     assert list(batches) == []
+
+
+@hypothesis.given(
+    dense=arrays(np.float32, (4, 2), elements=st.floats(width=32) | st.sampled_from([math.nan, math.inf, -0.0])),
+    label=arrays(np.float32, 4, elements=st.floats(-1, 2, width=32) | st.sampled_from([0.0, 1.0, math.inf])),
+)
+def test_late_and_at_once_agree(dense: np.ndarray, label: np.ndarray) -> None:
+    batch = batch_of(4)
+    batch.dense, batch.label = torch.from_numpy(dense), torch.from_numpy(label)
+    check = LateCheck(RECIPE)
+    check.add(0, batch)
+    found = check.look()
+    if found is None:
+        assert trainable(batch, RECIPE) is batch
+    else:
+        assert found.sentence[:13] == sentence_of(batch)[:13], "the label, or a feature"
+
+
+def test_a_batch_that_is_where_it_should_be_is_not_copied() -> None:
+    batch = batch_of(3)
+    same = batch.to(torch.device("cpu"), non_blocking=True)
+    assert same.dense is batch.dense
+    assert same.label is batch.label
+    assert same.sparse.values() is batch.sparse.values()
+    assert same.sparse.lengths() is batch.sparse.lengths()
