@@ -28,6 +28,7 @@ from intune_gpu.train.scalars import Scalars
 from intune_gpu.train.stop import StopRequest
 
 SCALARS_A_RUN = 1000
+STEPS_A_QUESTION = 16
 LEAST_STEPS_A_SCALAR = 20  # on a GPU, which is waited for each time
 
 
@@ -124,7 +125,7 @@ class Trainer:
             for taken, loss in self._steps(feed):
                 self.meter.note(taken, loss, feed.wait_s)
                 self._report()
-                self.stopped_by = self.job.place.any(self.job.stop.signal)
+                self.stopped_by = self._asked_to_stop()
                 every = self.job.config.keeping.checkpoint_every
                 if self.stopped_by or (every and self.meter.step % every == 0):
                     self.save()
@@ -229,6 +230,12 @@ class Trainer:
     def _enough_steps(self) -> bool:
         most = self.job.config.training.max_steps
         return most is not None and self.meter.step >= most
+
+    def _asked_to_stop(self) -> int:
+        """Return the signal that any rank got, or 0; asking waits for GPUs, so there it is done in some steps only."""
+        place = self.job.place
+        waits = place.device.type == "cuda" and place.world_size > 1
+        return 0 if waits and self.meter.step % STEPS_A_QUESTION else place.any(self.job.stop.signal)
 
     def _free_model(self) -> None:
         """Take the model out of the pipeline, so that it can be called directly."""
