@@ -72,8 +72,6 @@ _HOME = {
     "transform": "engine.transform",
 }
 
-_EXTRAS = {"torch": "train,cpu", "torchrec": "train,cpu", "fbgemm_gpu": "cpu"}
-
 __all__ = [*_HOME, "recipes"]
 
 
@@ -85,14 +83,11 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module(f"intune_gpu.{_HOME[name]}"), name)
     except ModuleNotFoundError as error:
-        if error.name not in _EXTRAS:
-            raise
-        from intune_gpu.core.errors import MissingPackageError
+        from intune_gpu.core.packages import EXTRAS, missing
 
-        raise MissingPackageError(
-            f"intune_gpu.{name}: needs the package {error.name}, which is not installed; "
-            f'pip install "intune_gpu[{_EXTRAS[error.name]}]", or run make train, which picks versions that fit'
-        ) from error
+        if error.name not in EXTRAS:
+            raise
+        raise missing(error.name, f"intune_gpu.{name}", error) from error
 
 
 def __dir__() -> list[str]:
