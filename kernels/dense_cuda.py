@@ -53,7 +53,7 @@ canonical_nan_rule = numeric.canonical_nan_rule
 {imports}
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy")
 def chain(x, missing, group, f):
     absent = (missing != 0) | (x != x)
 {loads}
@@ -61,7 +61,7 @@ def chain(x, missing, group, f):
     return canonical_nan_rule(x)
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy")
 def fill_tile(group, columns, rows, out, like, t, thread, tile):
     features = load(group, I64)
     first_row, first_feature, width = tile_of(features, t)
@@ -81,7 +81,7 @@ def fill_tile(group, columns, rows, out, like, t, thread, tile):
             tile[at + 3] = chain(np.float32(d), missing & 8, group, f)
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def empty_tile(group, columns, rows, out, like, t, thread, tile):
     write_tile(group, rows, out, t, thread, tile)
 
@@ -96,7 +96,7 @@ def run(group, columns, rows, out, like):
         cuda.syncthreads()
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy")
 def ids_body(group, columns, rows, out, starts, like, index, f, thread, threads):
     column = columns + 32 * load(load(group + 24, I64) + 16 * f, I64)
     values, validity, first_bit = load(column, I64), load(column + 8, I64), load(column + 16, I64)
@@ -116,7 +116,7 @@ def ids_body(group, columns, rows, out, starts, like, index, f, thread, threads)
         )
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def as_id(x):
     return np.int64(x) if x == x else I64
 

@@ -72,7 +72,7 @@ def _bucket(value: Any, missing: Any, seed: Any, n: Any, reserved: Any) -> Any:
     return _U64 if missing != 0 else bucket
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def hash_ints_body(
     group: Any, columns: Any, rows: Any, out: Any, starts: Any, like: Any, index: Any, f: Any, thread: Any, threads: Any
 ) -> None:
@@ -101,7 +101,7 @@ def _remainder(value: Any, missing: Any, divisor: Any) -> Any:
     return divisor - divisor if missing != 0 else modulo_rule(value, divisor)
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def modulo_body(
     group: Any,
     columns: Any,
@@ -135,7 +135,7 @@ def modulo_body(
         )
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def hash_strings_body(
     group: Any, columns: Any, rows: Any, out: Any, starts: Any, index: Any, f: Any, thread: Any, threads: Any
 ) -> None:
@@ -153,7 +153,7 @@ def hash_strings_body(
         store(target + row * sizeof(index), bucket, index)
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def id64_ints_body(
     group: Any, columns: Any, rows: Any, out: Any, starts: Any, like: Any, f: Any, thread: Any, threads: Any
 ) -> None:
@@ -168,7 +168,7 @@ def id64_ints_body(
         store(target + 8 * row, word, _U64)
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def id64_strings_body(
     group: Any, columns: Any, rows: Any, out: Any, starts: Any, f: Any, thread: Any, threads: Any
 ) -> None:
@@ -184,7 +184,7 @@ def id64_strings_body(
         store(target + 8 * row, word, _U64)
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def gather_body(
     group: Any,
     columns: Any,
@@ -211,7 +211,7 @@ def gather_body(
         store(target + row * sizeof(like), became, like)
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def cross_body(
     group: Any, words: Any, rows: Any, out: Any, starts: Any, index: Any, f: Any, thread: Any, threads: Any
 ) -> None:

@@ -23,7 +23,7 @@ TARGET = primitives_cuda
 _I32, _I64, _U64 = np.int32(0), np.int64(0), np.uint64(0)
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def lengths_body(row_offsets: Any, k: Any, rows: Any, lengths: Any, f: Any, thread: Any, threads: Any) -> None:
     """Write min(length, k) of each list, int32."""
     for row in range(thread, rows, threads):
@@ -39,7 +39,7 @@ def _first_k(row_offsets: Any, row: Any, k: Any) -> Any:
     return begin - first, min(end, begin + k) - first
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def list_ints_body(
     entry: Any,
     row_offsets: Any,
@@ -68,7 +68,7 @@ def list_ints_body(
             store(target + (i - begin) * sizeof(index), bucket, index)
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def list_modulo_body(
     entry: Any,
     row_offsets: Any,
@@ -97,7 +97,7 @@ def list_modulo_body(
             store(target + (i - begin) * sizeof(index), rest, index)
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def list_strings_body(
     entry: Any,
     row_offsets: Any,

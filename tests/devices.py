@@ -85,10 +85,7 @@ class HostDevice:
             raise DeviceMemoryError(f"{self.where}: no room for {nbytes} bytes")
         memory = _aligned(nbytes)
         memory.fill_(0xA5)  # what nobody wrote is nothing that could be right
-        with self._lock:
-            if self.done == self.given:
-                self._held.clear()
-            self._held.append(memory)  # as torch does it: memory that is let go is free behind the stream's work
+        self._held.append(memory)  # torch frees what is let go behind the stream's work; here it is never free
         return memory
 
     def upload(self, host: torch.Tensor) -> torch.Tensor:

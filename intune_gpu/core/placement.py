@@ -45,6 +45,9 @@ class Placement:
         return int((number + 1) * share) > int(number * share)
 
 
+ALL_ON_GPU, ALL_ON_CPU = Placement(GPU), Placement(CPU)
+
+
 def _share(value: object) -> float:
     if isinstance(value, str) and value in _NAMES:
         return _NAMES[value]

@@ -15,7 +15,13 @@ from intune_gpu.kernels.launching import Kernel, grid
 
 
 class DeviceMemoryError(MemoryError):
-    """The device has no room for an allocation."""
+    """The device has no room for an allocation.
+
+    Attributes:
+        group: the group of features that asked for it; None where a batch as a whole did.
+    """
+
+    group: str | None = None
 
 
 class Mark(Protocol):

@@ -20,7 +20,7 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from intune_gpu.core.columns import Addresses, RawBatch
-from intune_gpu.core.placement import Placement
+from intune_gpu.core.placement import ALL_ON_GPU, Placement
 from intune_gpu.engine.batch import Batch
 from intune_gpu.engine.gpu.constants import Uploads
 from intune_gpu.engine.gpu.device import Device, DeviceMemoryError, Mark
@@ -70,7 +70,7 @@ class GpuProgram:
         self._wirings: dict[Any, _Wiring] = {}
         self._ones: dict[int, torch.Tensor] = {}
         self._stranded: frozenset[str] = frozenset()
-        self.placement = placement or Placement()
+        self.placement = placement or ALL_ON_GPU
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ class GpuProgram:
             try:
                 return self._fly(flight, wiring, placed, resident)
             except DeviceMemoryError as error:
-                self._strand(placed.launched, flight, error)
+                self._strand(placed.launched, error)
 
     def _split(self, wiring: _Wiring, number: int, resident: Mapping[str, torch.Tensor]) -> _Placed:
         """Sort the parts by where they are done for this batch."""
@@ -162,7 +162,11 @@ class GpuProgram:
         flight.outputs = self._allocate(flight)
         device.copy(slot.there[:nbytes], slot.host[:nbytes])
         for part in placed.launched:
-            part.launch(flight, device)
+            try:
+                part.launch(flight, device)
+            except DeviceMemoryError as error:
+                error.group = part.name
+                raise
         if placed.staged:
             device.transform(lambda: _merge(placed.staged, flight, device))
         return device.mark()
@@ -213,8 +217,8 @@ class GpuProgram:
             self._ones[rows] = known
         return known
 
-    def _strand(self, launched: list[Part], flight: Flight, error: DeviceMemoryError) -> None:
-        """Move the group that takes most of the device's memory to the CPU for good, and say so.
+    def _strand(self, launched: list[Part], error: DeviceMemoryError) -> None:
+        """Move the group that lacks memory, or takes most of it, to the CPU for good, and say so.
 
         Raises:
             DeviceMemoryError: there is none left.
@@ -224,10 +228,13 @@ class GpuProgram:
                 f"{error}, although all features are made on the CPU: the batches themselves do not fit; take a "
                 "smaller batch_size or fewer batches ahead (a smaller prefetch_bytes, or gpu_budget_bytes)"
             ) from error
-        largest = max(launched, key=lambda part: len(part.columns))
-        self._stranded |= {largest.name}
+        group = error.group or max(launched, key=lambda part: len(part.columns)).name
+        with self._lock:
+            if group in self._stranded:  # another batch was quicker
+                return
+            self._stranded |= {group}
         warnings.warn(
-            f"{error}: the features of group {largest.name!r} are made on the CPU from now on; the batches stay the "
+            f"{error}: the features of group {group!r} are made on the CPU from now on; the batches stay the "
             "same. Give the GPU more room, or a smaller batch_size, if that is too slow",
             RuntimeWarning,
             stacklevel=2,
