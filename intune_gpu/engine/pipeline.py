@@ -16,6 +16,7 @@ from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.errors import IntuneError, StageError
 from intune_gpu.core.plan import Plan
 from intune_gpu.core.source import Source
+from intune_gpu.engine.keeping import Keeping
 from intune_gpu.engine.order import Run
 from intune_gpu.engine.reader import do_read, next_read
 from intune_gpu.engine.stages import Clocks, Gauges
@@ -41,6 +42,7 @@ class Pipeline(Generic[T]):
         clocks: sums that go on from epoch to epoch.
         pool: memory for shuffled windows, warm from epoch to epoch.
         step: what each step of a worker goes through.
+        keeping: where rows are kept between reading and transform; None for host memory.
     """
 
     def __init__(
@@ -52,8 +54,9 @@ class Pipeline(Generic[T]):
         clocks: Clocks,
         pool: BufferPool,
         step: Step = do_step,
+        keeping: Keeping | None = None,
     ) -> None:
-        self._state = RunState(source, run, transform, plan, clocks, pool, step)
+        self._state = RunState(source, run, transform, plan, clocks, pool, step, keeping)
         self._workers: dict[tuple[str, int], threading.Thread] = {}
         self._leaving: list[threading.Thread] = []
         self._running = False

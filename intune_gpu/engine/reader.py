@@ -8,7 +8,7 @@ from typing import Any
 
 from intune_gpu.core.columns import Chunk, ChunkInfo
 from intune_gpu.core.errors import DataError
-from intune_gpu.engine.gather import OrderedWindow, ordered_chunk
+from intune_gpu.engine.gather import OrderedWindow
 from intune_gpu.engine.schedule import Read, Window
 from intune_gpu.engine.state import RunState, since
 from intune_gpu.engine.steps import check_rows
@@ -49,10 +49,10 @@ def do_read(state: RunState[Any], read: Read) -> None:
 def _decode(state: RunState[Any], read: Read) -> OrderedWindow | None:
     """Read a chunk and put it in place; return its window when that was the last of it."""
     window, info, step = read.window, state.source.chunks[read.chunk], partial(state.step, number=read.chunk)
-    chunk = _checked(step("decode", work=partial(state.source.read, read.chunk)), info)
+    chunk = _checked(step("decode", work=partial(state.keeping.read, state.source, read.chunk)), info)
     assembly = window.assembly
     if assembly is None:
-        return _whole(state, window, step("order", work=partial(ordered_chunk, chunk, info.file, read.chunk)))
+        return _whole(state, window, step("order", work=partial(state.keeping.whole, chunk, info.file, read.chunk)))
     with state.lock:
         state.schedule.decoded(read, chunk.nbytes)
         state.bytes_changed()

@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import ChunkInfo
 from intune_gpu.engine.gather import PLACING_ROWS, Assembly, OrderedWindow
+from intune_gpu.engine.keeping import Keeping
 from intune_gpu.engine.order import Cut, Run, Segments, WindowUse
 
 
@@ -65,12 +65,12 @@ class Schedule:
         run: which rows, in which batches.
         chunks: of the source.
         batch_bytes: estimate of a batch in the making, its raw rows and its finished form.
-        pool: memory for shuffled windows.
+        keeping: where rows are kept.
     """
 
-    def __init__(self, run: Run, chunks: Sequence[ChunkInfo], batch_bytes: int, pool: BufferPool) -> None:
+    def __init__(self, run: Run, chunks: Sequence[ChunkInfo], batch_bytes: int, keeping: Keeping) -> None:
         self.run = run
-        self._pool = pool
+        self._keeping = keeping
         self.batch_bytes = batch_bytes
         self.next_batch = 0
         self.reading = 0
@@ -253,7 +253,7 @@ class Schedule:
         order = self.run.order
         chunks, _ = order.window_chunks(use.window)
         nbytes = sum(self._chunks[chunk].nbytes for chunk in chunks)
-        assembly = Assembly(order, use.window, self._pool) if order.shuffled else None
+        assembly = self._keeping.assembly(order, use.window) if order.shuffled else None
         window = Window(use.window, use.spans, use.batches, nbytes, chunks, assembly)
         self._live[use.window] = window
         self._reads.extend(Read(window, position, chunk) for position, chunk in enumerate(chunks))

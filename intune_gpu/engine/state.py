@@ -15,6 +15,7 @@ from intune_gpu.core.errors import DataError, StageError
 from intune_gpu.core.plan import Plan
 from intune_gpu.core.source import Source
 from intune_gpu.engine.bad_rows import FoundBadRow
+from intune_gpu.engine.keeping import InHostMemory, Keeping
 from intune_gpu.engine.order import Run
 from intune_gpu.engine.schedule import Schedule
 from intune_gpu.engine.stages import Clocks
@@ -84,15 +85,16 @@ class RunState(Generic[T]):
         clocks: Clocks,
         pool: BufferPool,
         step: Step = do_step,
+        keeping: Keeping | None = None,
     ) -> None:
         self.source = source
         self.run = run
         self.transform = transform
         self.plan = plan
         self.clocks = clocks
-        self.pool = pool
+        self.keeping: Keeping = InHostMemory(pool) if keeping is None else keeping
         self.step = step
-        self.schedule = Schedule(run, source.chunks, transform.batch_bytes, pool)
+        self.schedule = Schedule(run, source.chunks, transform.batch_bytes, self.keeping)
         # Reentrant: the garbage collector may close an abandoned run inside any thread, one of its own included.
         self.lock = threading.RLock()
         self.may_read = threading.Condition(self.lock)

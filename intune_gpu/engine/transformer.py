@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from intune_gpu.core.columns import RawBatch
 from intune_gpu.engine.bad_rows import FoundBadRow
 from intune_gpu.engine.gather import OrderedWindow
-from intune_gpu.engine.joining import Joiner
 from intune_gpu.engine.order import total
 from intune_gpu.engine.schedule import Window
 from intune_gpu.engine.state import Delivery, RunState, since
@@ -74,7 +73,7 @@ def do_batch(state: RunState[Any], number: int) -> None:
 def _make(state: RunState[T], job: _Job) -> Delivery[T]:
     cuts = state.run.cuts(job.number)
     spans = [span for cut in cuts for span in cut.spans]
-    joiner = None if len(spans) == 1 else Joiner(sum(stop - start for start, stop in spans), state.pool)
+    joiner = None if len(spans) == 1 else state.keeping.joiner(sum(stop - start for start, stop in spans))
     raw: RawBatch | None = None
     bad: tuple[FoundBadRow, ...] = ()
     first_bad: FoundBadRow | None = None

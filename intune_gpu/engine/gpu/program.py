@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from intune_gpu.core.columns import Addresses, RawBatch
 from intune_gpu.core.placement import ALL_ON_GPU, Placement
 from intune_gpu.engine.batch import Batch
+from intune_gpu.engine.gpu.columns import DeviceRows
 from intune_gpu.engine.gpu.constants import Uploads
 from intune_gpu.engine.gpu.device import Device, DeviceMemoryError, Mark
 from intune_gpu.engine.gpu.flight import Flight, Outputs
@@ -33,6 +34,7 @@ from intune_gpu.kernels.packing import ALIGNMENT, pack_cpu, packed_nbytes_cpu
 
 TORCH = {"int64": torch.int64, "int32": torch.int32}
 NO_TENSORS: Mapping[str, torch.Tensor] = {}
+Entries = Mapping[str, Sequence[int]]
 _Chosen = npt.NDArray[np.int64]
 
 
@@ -103,6 +105,23 @@ class GpuProgram:
             ValueError: the batch holds 2**31 ids or more.
             DeviceMemoryError: the device has no room for the batch, wherever it is made.
         """
+        if resident:
+            self.device.after_current_stream()
+        return self._run(raw, {name: (tensor.data_ptr(), 0, 0, 0) for name, tensor in resident.items()})
+
+    def run_there(self, rows: DeviceRows) -> OnDevice:
+        """Transform rows that are on the device already: all groups are made there, whatever the placement says.
+
+        Raises:
+            ValueError: the batch holds 2**31 ids or more.
+            DeviceMemoryError: the device has no room for the batch.
+        """
+        table = rows.addresses
+        entries = dict(zip(table.names, table.table.tolist(), strict=True))
+        return self._run(RawBatch({}, rows.rows, table), entries)
+
+    def _run(self, raw: RawBatch, resident: Entries) -> OnDevice:
+        """Transform a batch, of columns in host memory or of `resident` ones: their rows of the table of columns."""
         number = next(self._numbers)
         while True:
             wiring = self._wired(raw.addresses)
@@ -111,9 +130,11 @@ class GpuProgram:
             try:
                 return self._fly(flight, wiring, placed, resident)
             except DeviceMemoryError as error:
+                if resident:  # the CPU cannot make their features
+                    raise
                 self._strand(placed.launched, error)
 
-    def _split(self, wiring: _Wiring, number: int, resident: Mapping[str, torch.Tensor]) -> _Placed:
+    def _split(self, wiring: _Wiring, number: int, resident: Entries) -> _Placed:
         """Sort the parts by where they are done for this batch."""
         launched: list[Part] = []
         staged: list[Part] = []
@@ -140,25 +161,21 @@ class GpuProgram:
         flight.starts = np.cumsum(counts) - counts
         return flight
 
-    def _fly(self, flight: Flight, wiring: _Wiring, placed: _Placed, resident: Mapping[str, torch.Tensor]) -> OnDevice:
+    def _fly(self, flight: Flight, wiring: _Wiring, placed: _Placed, resident: Entries) -> OnDevice:
         packing = _Packing(flight, wiring, placed)
         slot = self._ring.take(packing.nbytes)
         mark: Mark | None = None
         try:
             packing.write(slot, resident)
             with self._lock:
-                mark = self._submit(flight, placed, slot, packing.nbytes, resident)
+                mark = self._submit(flight, placed, slot, packing.nbytes)
         finally:
             self._ring.give_back(slot, mark if mark is not None else self.device.mark())
         return OnDevice(self._batch(flight), mark, _nbytes(flight.out))
 
-    def _submit(
-        self, flight: Flight, placed: _Placed, slot: Slot, nbytes: int, resident: Mapping[str, torch.Tensor]
-    ) -> Mark:
+    def _submit(self, flight: Flight, placed: _Placed, slot: Slot, nbytes: int) -> Mark:
         """Give the device everything that it has to do for a batch."""
         device = self.device
-        if resident:
-            device.after_current_stream()
         flight.outputs = self._allocate(flight)
         device.copy(slot.there[:nbytes], slot.host[:nbytes])
         for part in placed.launched:
@@ -308,7 +325,7 @@ class _Packing:
         self._flight.places[key] = self._place
         self._place += _rounded(nbytes)
 
-    def write(self, slot: Slot, resident: Mapping[str, torch.Tensor]) -> None:
+    def write(self, slot: Slot, resident: Entries) -> None:
         """Pack everything into a slot's host memory."""
         flight, host, there = self._flight, slot.host.numpy(), slot.there.data_ptr()
         flight.there, flight.entries = slot.there, there
@@ -325,8 +342,8 @@ class _Packing:
         place = flight.places["columns"]
         pack_cpu(flight.table.table, self._sizes, self._placed.chosen, flight.rows, base + place, there + place, base)
         entries = host[: 32 * len(names)].view(np.int64).reshape(-1, 4)
-        for name, tensor in resident.items():
-            entries[names.index(name)] = (tensor.data_ptr(), 0, 0, 0)
+        for name, there_already in resident.items():
+            entries[names.index(name)] = there_already
 
 
 _FIRST = np.zeros(1, np.int64)

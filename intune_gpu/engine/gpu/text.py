@@ -8,8 +8,8 @@ is said by one piece of code. They are few: bad rows, and numbers of 20 digits a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 
 from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import BadRow, Chunk
+from intune_gpu.engine.gpu.columns import DeviceChunk, DeviceColumn
 from intune_gpu.engine.gpu.device import Device
 from intune_gpu.engine.gpu.staging import Ring, Slot
 from intune_gpu.kernels import text_cuda
@@ -31,38 +32,6 @@ _TORCH = {"hex32": torch.int32, "int64": torch.int64, "float64": torch.float64}
 _NO_LABEL = -1
 _INT64 = -(2**63), 2**63 - 1
 _HEADER = 8  # bytes of a report ahead of what it says of columns
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class DeviceColumn:
-    """One column on a device, of one value a row.
-
-    Attributes:
-        values: (rows,) of its physical type; uint32 as the int32 of the same bits, which torch can do more with.
-        validity: bitmap as Arrow's, ((rows + 7) // 8,) uint8, 1 = present; None: none is missing.
-        physical: as `core.columns.ColumnType` names it.
-    """
-
-    values: torch.Tensor
-    validity: torch.Tensor | None
-    physical: str
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class DeviceChunk:
-    """A chunk on a device, complete for work on the transform stream; its counterpart is `core.columns.Chunk`.
-
-    Attributes:
-        columns: by name. What stands in a bad row is unspecified.
-        rows: physical rows, bad ones included.
-        bad: the bad rows, by `row`, each row once.
-        nbytes: of device memory.
-    """
-
-    columns: Mapping[str, DeviceColumn]
-    rows: int
-    bad: tuple[BadRow, ...]
-    nbytes: int
 
 
 def can_parse(layout: Layout) -> str | None:

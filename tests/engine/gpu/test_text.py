@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import Chunk, FlatColumn, LabelRange
 from intune_gpu.core.errors import DataError
+from intune_gpu.engine.gpu.columns import DeviceChunk, DeviceColumn
 from intune_gpu.engine.gpu.device import DeviceMemoryError
-from intune_gpu.engine.gpu.text import DeviceChunk, DeviceColumn, TextOnDevice, can_parse
+from intune_gpu.engine.gpu.text import TextOnDevice, can_parse
 from intune_gpu.sources import synthetic
 from intune_gpu.sources.text import TextSource
 from intune_gpu.sources.text_decode import ChunkDecoder, Layout, Scratch
