@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from intune_gpu.kernels.loading import njit
 from intune_gpu.kernels.memory import load_u8, load_u32, load_u64
 
 P1 = np.uint64(0x9E3779B185EBCA87)
