@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from intune_gpu.kernels import loading
 from tests.conftest import SEED
 from tests.signals import trials
 
@@ -19,6 +21,13 @@ def test_no_signal_is_lost_while_kernels_are_compiled() -> None:
     assert done.returncode == 0, done.stderr
     sent, raised = map(int, done.stdout.split())
     assert raised == sent > 0, done.stderr
+
+
+def test_every_kernel_is_compiled_so() -> None:
+    """Also those that are written as text: `fusing` holds the source of a module."""
+    files = sorted(Path(loading.__file__).parent.glob("*.py"))
+    own = [path.name for path in files if re.search(r"from numba import .*njit|numba\.njit", path.read_text())]
+    assert own == ["loading.py"]
 
 
 @pytest.mark.slow
