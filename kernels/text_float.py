@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from intune_gpu.kernels.loading import njit
 from intune_gpu.kernels.memory import load_u8
 from intune_gpu.kernels.text_index import leading_zeros
 

@@ -19,6 +19,7 @@ from tests import edges, naive
 from tests.devices import HostDevice
 
 LAUNCHED: set[str] = set()
+LISTS = ("list<int64>", "list<string>")
 
 
 class SimulatedDevice(HostDevice):
@@ -31,7 +32,17 @@ class SimulatedDevice(HostDevice):
 
 
 def table(rows: int) -> pa.Table:
-    kinds = ("int8", "int32", "int64", "uint64", "float32", "string", "dictionary<string>", "list<int64>", "list<string>")
+    kinds = (
+        "int8",
+        "int32",
+        "int64",
+        "uint64",
+        "float32",
+        "string",
+        "dictionary<string>",
+        "list<int64>",
+        "list<string>",
+    )
     columns = {kind: edges.array(kind, edges.draw(kind, rows, 0.2, "simulated")) for kind in kinds}
     return pa.table({"label": pa.array(np.arange(rows) % 2), **columns})
 
@@ -60,7 +71,7 @@ def main() -> int:
         given = table(rows)
         columns = {name: column.to_pylist() for name, column in zip(given.column_names, given.columns, strict=True)}
         batch = ig.transform(given, recipe(), device=SimulatedDevice(rows))
-        differences = naive.differences(batch, columns, recipe(), ["list<int64>", "list<string>"])
+        differences = naive.differences(batch, columns, recipe(), LISTS)
         wrong += len(differences)
         for difference in differences:
             print(f"{rows} rows: {difference}")
