@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from intune_gpu.core.placement import Placement as Placement
     from intune_gpu.core.plan import Plan as Plan
     from intune_gpu.engine.batch import Batch as Batch
+    from intune_gpu.engine.gpu.cupy import sorted_uniques as sorted_uniques
+    from intune_gpu.engine.gpu.cupy import torch_memory as torch_memory
     from intune_gpu.engine.transform import transform as transform
     from intune_gpu.loader import Loader as Loader
     from intune_gpu.recipe import Bucketize as Bucketize
@@ -69,6 +71,8 @@ _HOME = {
     "Scale": "recipe",
     "StageError": "core.errors",
     "TooManyBadRowsError": "core.errors",
+    "sorted_uniques": "engine.gpu.cupy",
+    "torch_memory": "engine.gpu.cupy",
     "transform": "engine.transform",
 }
 

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from intune_gpu.kernels.loading import njit
 
 _X86 = platform.machine() in ("x86_64", "AMD64")
 # x86: MXCSR, flush-to-zero is bit 15, denormals-are-zero bit 6. aarch64: FPCR, FZ is bit 24.

@@ -23,13 +23,13 @@ import threading
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from intune_gpu.kernels import primitives_cuda
 from intune_gpu.kernels.addresses import FOUR, load, store, store4
 from intune_gpu.kernels.fusing import chain_steps, chain_title, rule_imports
 from intune_gpu.kernels.generating import load_module
 from intune_gpu.kernels.launching import THREADS, TILE_FEATURES, TILE_PITCH, TILE_ROWS, Kernel
+from intune_gpu.kernels.loading import njit
 
 TARGET = primitives_cuda
 """Registered the CUDA overloads when it was imported."""
@@ -37,12 +37,13 @@ _F32, _I64 = np.float32(0), np.int64(0)
 
 _MODULE = '''"""The chain {title}, for CUDA. Written by intune_gpu.kernels.dense_cuda; safe to delete."""
 import numpy as np
-from numba import cuda, float32, njit
+from numba import cuda, float32
 
 from intune_gpu.kernels import numeric
 from intune_gpu.kernels.addresses import FOUR, load, sizeof, store
 from intune_gpu.kernels.dense_cuda import tile_of, write_tile
 from intune_gpu.kernels.launching import THREADS, TILE_FEATURES, TILE_PITCH, TILE_ROWS, tiles_of
+from intune_gpu.kernels.loading import njit
 from intune_gpu.kernels.quads import missing_four, read_four, write_four
 
 NAN, F32, I64 = np.float32(np.nan), np.float32(0), np.int64(0)

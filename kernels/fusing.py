@@ -20,9 +20,10 @@ RULES: dict[str, tuple[int, bool, bool]] = {
 
 _MODULE = '''"""The chain {title}. Written by intune_gpu.kernels.fusing; safe to delete."""
 import numpy as np
-from numba import carray, njit
+from numba import carray
 
 from intune_gpu.kernels import numeric
+from intune_gpu.kernels.loading import njit
 from intune_gpu.kernels.memory import BLOCK, expand_missing, pointer
 from intune_gpu.kernels.transposing import rows_of_columns
 from intune_gpu.kernels.widths import narrow

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, njit
+from numba import carray
 
+from intune_gpu.kernels.loading import njit
 from intune_gpu.kernels.memory import copy_bytes, load_u8, load_u64, pointer
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, njit
+from numba import carray
 
 from intune_gpu.kernels import hashing_lanes
 from intune_gpu.kernels.hashing_lanes import LANES, STEP, hash_lanes, one_at_a_time
+from intune_gpu.kernels.loading import njit
 from intune_gpu.kernels.memory import BLOCK, expand_missing, pointer
 from intune_gpu.kernels.xxh64 import (
     P1,

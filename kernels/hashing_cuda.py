@@ -24,11 +24,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import cuda, njit
+from numba import cuda
 
 from intune_gpu.kernels import primitives_cuda
 from intune_gpu.kernels.addresses import FOUR, load, sizeof, store
 from intune_gpu.kernels.launching import Kernel
+from intune_gpu.kernels.loading import njit
 from intune_gpu.kernels.quads import missing_four, missing_rule, read_four, write_four
 from intune_gpu.kernels.xxh64 import (
     P1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
+from intune_gpu.kernels.loading import njit
 
 
 @njit(nogil=True, cache=True)

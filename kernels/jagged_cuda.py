@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import cuda, njit
+from numba import cuda
 
 from intune_gpu.kernels import primitives_cuda
 from intune_gpu.kernels.addresses import load, sizeof, store
 from intune_gpu.kernels.launching import Kernel
+from intune_gpu.kernels.loading import njit
 from intune_gpu.kernels.quads import missing_rule
 from intune_gpu.kernels.xxh64 import bucket_rule, id64_bytes_rule, id64_int_rule, modulo_rule
 

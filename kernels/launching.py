@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from numba import njit
+from intune_gpu.kernels.loading import njit
 
 THREADS = 256
 """Of a block."""

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from intune_gpu.kernels.loading import njit
 
 BLOCK = 256
 """Rows that a kernel handles at a time, so that what it keeps between steps stays in the first cache level."""

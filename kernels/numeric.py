@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from intune_gpu.kernels.addresses import load
+from intune_gpu.kernels.loading import njit
 from intune_gpu.kernels.primitives import bits_float, float_bits, fma, mul
 
 _ZERO = np.float32(0)

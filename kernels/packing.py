@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from intune_gpu.kernels.addresses import load, store
+from intune_gpu.kernels.loading import njit
 from intune_gpu.kernels.memory import copy_bytes
 
 ALIGNMENT = 256

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from intune_gpu.kernels.addresses import FOUR, load, load4, read_u8, sizeof, store, store4
+from intune_gpu.kernels.loading import njit
 
 
 @njit(nogil=True)

@@ -12,11 +12,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import cuda, njit
+from numba import cuda
 
 from intune_gpu.kernels import primitives_cuda
 from intune_gpu.kernels.addresses import load, load4, store
 from intune_gpu.kernels.launching import Kernel
+from intune_gpu.kernels.loading import njit
 from intune_gpu.kernels.quads import missing_rule
 from intune_gpu.kernels.text_cuda import COLUMNS, FIELDS_AT, PITCH, PRESENT
 

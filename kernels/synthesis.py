@@ -9,7 +9,8 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from intune_gpu.kernels.loading import njit
 
 Array = np.ndarray[Any, Any]
 

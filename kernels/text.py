@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from intune_gpu.kernels.addresses import read_u8, read_u64
+from intune_gpu.kernels.loading import njit
 from intune_gpu.kernels.memory import BLOCK, expand_missing, load_u8, load_u64
 
 _HIGH = np.uint64(0x8080808080808080)

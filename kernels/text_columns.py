@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import carray, types
 from numba.extending import intrinsic
 
+from intune_gpu.kernels.loading import njit
 from intune_gpu.kernels.memory import BLOCK, load_u8, load_u64, pointer
 from intune_gpu.kernels.text import pack_present, parse_hex32_rule, parse_int64_rule, parse_long_int64_rule
 from intune_gpu.kernels.text_float import LATER, WRONG, later_float64, parse_float64_rule

@@ -21,11 +21,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import cuda, njit
+from numba import cuda
 
 from intune_gpu.kernels import primitives_cuda, words_cuda
 from intune_gpu.kernels.addresses import load, load4, read_u8, store
 from intune_gpu.kernels.launching import Kernel
+from intune_gpu.kernels.loading import njit
 from intune_gpu.kernels.text import parse_hex32_rule, parse_int64_rule, parse_long_int64_rule
 from intune_gpu.kernels.text_float import LATER, READ, later_float64, parse_float64_rule
 from intune_gpu.kernels.words import lowest_bit, popcount

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from intune_gpu.kernels.addresses import read_u8
+from intune_gpu.kernels.loading import njit
 from intune_gpu.kernels.words import bits_double, leading_zeros, multiply_high
 
 PENDING = 0x7FF8000000C0FFEE

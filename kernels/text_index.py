@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from intune_gpu.kernels.loading import njit
 from intune_gpu.kernels.memory import load_u8
 from intune_gpu.kernels.words import leading_zeros, lowest_bit, popcount
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from intune_gpu.kernels.loading import njit
 from intune_gpu.kernels.memory import BLOCK, expand_missing
 from intune_gpu.kernels.text import parse_hex32_rule
 

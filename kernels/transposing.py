@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from intune_gpu.kernels.loading import njit
 
 TILE = 8
 """Rows and columns of a tile: eight float32 are a vector of AVX2."""

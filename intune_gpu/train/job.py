@@ -181,9 +181,9 @@ def _loader(source: Source, recipe: Recipe, config: Config, place: Place, bad_ro
 
 
 def _gpu_options(config: LoadingConfig, place: Place) -> dict[str, Any]:
-    """Return what a loader is told of the GPU; nothing where the model is on the CPU."""
+    """Return what a loader is told of where its batches belong."""
     if place.device.type == "cpu":
-        return {}
+        return {"device": "cpu"}
     mib = config.gpu_budget_mib
     return {
         "device": str(place.device),

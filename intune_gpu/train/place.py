@@ -106,6 +106,8 @@ def joined(device: str, placement: float | None = None) -> Iterator[Place]:
     if choice.kind == "cuda":
         where = torch.device("cuda", local_rank)
         torch.cuda.set_device(where)
+        # Ahead of preprocessing, whose streams have the lowest priority, 0, as the default stream has.
+        torch.cuda.set_stream(torch.cuda.Stream(where, priority=-1))  # type: ignore[no-untyped-call]
     backend = "nccl" if choice.kind == "cuda" else "gloo"
     if world_size > 1:
         dist.init_process_group(backend)

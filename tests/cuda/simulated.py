@@ -19,6 +19,7 @@ from tests import edges, naive
 from tests.devices import HostDevice
 
 LAUNCHED: set[str] = set()
+LISTS = ("list<int64>", "list<string>")
 
 
 class SimulatedDevice(HostDevice):
@@ -70,7 +71,7 @@ def main() -> int:
         given = table(rows)
         columns = {name: column.to_pylist() for name, column in zip(given.column_names, given.columns, strict=True)}
         batch = ig.transform(given, recipe(), device=SimulatedDevice(rows))
-        differences = naive.differences(batch, columns, recipe(), ["list<int64>", "list<string>"])
+        differences = naive.differences(batch, columns, recipe(), LISTS)
         wrong += len(differences)
         for difference in differences:
             print(f"{rows} rows: {difference}")

@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import psutil
@@ -93,8 +94,12 @@ def work(job: dict[str, Any]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         code = 130
     others = [t for t in threading.enumerate() if t is not threading.main_thread()]
+    until = monotonic() + ENDING_S
     for thread in others:
-        thread.join(ENDING_S)
+        while thread.ident is None and monotonic() < until:  # Ctrl-C came while it was being started
+            sleep(0.001)
+        if thread.ident is not None:
+            thread.join(ENDING_S)
     left = {
         "code": code,
         "threads": [t.name for t in others if t.is_alive()],

@@ -45,7 +45,7 @@ MARKS = {"start": "", "training": "run/checkpoints", "evaluation": f"run/checkpo
 SHARES = {"start": 0.08, "training": 0.84, "evaluation": 0.08}
 HANG_S = 60.0
 AGAIN_S = 20.0
-"""A signal that nothing came of is sent once more, and counted: Python drops what is raised in its own callbacks."""
+"""A signal that nothing came of is sent once more, and counted: Python drops what is raised in `__del__`."""
 
 RESUMED_EVERY = 10
 IMPORTED = ("torch", "intune_gpu", "tensorboard", "google", "tyro", "typeguard", "absl", "rich", "sympy")

@@ -164,7 +164,12 @@ class CudaDevice:
 
     def launch(self, kernel: Kernel, rows: int, features: int, *arguments: Any) -> None:
         """Launch a kernel on the transform stream."""
-        self._launcher.launch(kernel, grid(kernel, rows, features), kernel.threads, arguments)
+        blocks = grid(kernel, rows, features)
+        if torch.cuda.current_device() == self.where.index:
+            self._launcher.launch(kernel, blocks, kernel.threads, arguments)
+        else:  # a worker thread of a rank that is not the first: its current device is still the first one
+            with torch.cuda.device(self.where):
+                self._launcher.launch(kernel, blocks, kernel.threads, arguments)
 
     def after_current_stream(self) -> None:
         """Let the transform stream wait for the caller's."""

@@ -14,16 +14,21 @@ from intune_gpu.engine.bad_rows import FoundBadRow
 from intune_gpu.engine.gather import OrderedWindow, Placing
 from intune_gpu.engine.gpu.columns import DeviceChunk, DeviceRows
 from intune_gpu.engine.gpu.device import Device
+from intune_gpu.engine.gpu.masks import without_cuda
 from intune_gpu.engine.gpu.rows import Mover, Target
 from intune_gpu.engine.gpu.text import TextOnDevice, can_parse
 from intune_gpu.engine.order import EpochOrder
+from intune_gpu.engine.program import Program
 from intune_gpu.sources.text import TextSource
 
 
-def text_stays(source: Source) -> str | None:
+def stays(source: Source, program: Program) -> str | None:
     """Return why rows of a source are read on the CPU only, or None where `TextKeeping` can keep them."""
     if not isinstance(source, TextSource):
         return "the data is no text"
+    on_cpu = without_cuda(program)
+    if on_cpu:
+        return f"features of the group {min(on_cpu)!r} are made on the CPU"
     return can_parse(source.layout)
 
 
@@ -36,7 +41,7 @@ class TextKeeping:
         slots: chunks that are read at once: one a reader.
 
     Raises:
-        ValueError: the text cannot be read on a device, see `text_stays`.
+        ValueError: the text cannot be read on a device, see `stays`.
     """
 
     def __init__(self, device: Device, source: TextSource, slots: int = 3) -> None:

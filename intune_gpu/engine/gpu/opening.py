@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from intune_gpu.core.errors import DeviceError, MissingPackageError
+from intune_gpu.core.errors import DeviceError
+from intune_gpu.core.packages import need
 from intune_gpu.engine.gpu.device import CudaDevice, Device
 
 WAY_OUT = 'use device="cpu", which gives the same batches'
@@ -54,9 +55,5 @@ def _cuda(where: torch.device) -> Device:
     count = torch.cuda.device_count()
     if where != torch.device("cuda") and where.index >= count:
         raise DeviceError(f"device {where}: expected cuda:0 to cuda:{count - 1}, found {where}; {WAY_OUT}")
-    if importlib.util.find_spec("numba_cuda") is None:
-        raise MissingPackageError(
-            f"device {where}: needs the package numba-cuda, which is not installed; "
-            f'pip install "intune_gpu[cuda]", or {WAY_OUT}'
-        )
+    need("numba_cuda", f"device {where}")
     return CudaDevice(where)

@@ -20,6 +20,7 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from intune_gpu.core.columns import Addresses, RawBatch
+from intune_gpu.core.errors import RecipeError
 from intune_gpu.core.placement import ALL_ON_GPU, Placement
 from intune_gpu.engine.batch import Batch
 from intune_gpu.engine.gpu.columns import DeviceRows
@@ -27,7 +28,8 @@ from intune_gpu.engine.gpu.constants import Uploads
 from intune_gpu.engine.gpu.device import Device, DeviceMemoryError, Mark
 from intune_gpu.engine.gpu.flight import Flight, Outputs
 from intune_gpu.engine.gpu.lists import ListPart
-from intune_gpu.engine.gpu.parts import LABEL, BinsPart, CrossPart, IdPart, NumericPart, Part
+from intune_gpu.engine.gpu.masks import group_names, without_cuda
+from intune_gpu.engine.gpu.parts import BinsPart, CrossPart, IdPart, NumericPart, Part
 from intune_gpu.engine.gpu.staging import Ring, Slot
 from intune_gpu.engine.program import Program
 from intune_gpu.kernels.packing import ALIGNMENT, pack_cpu, packed_nbytes_cpu
@@ -71,7 +73,7 @@ class GpuProgram:
         self._lock = threading.Lock()  # work of one batch reaches the streams in one piece
         self._wirings: dict[Any, _Wiring] = {}
         self._ones: dict[int, torch.Tensor] = {}
-        self._stranded: frozenset[str] = frozenset()
+        self._stranded = without_cuda(program)  # groups that are made on the CPU whatever the placement says
         self.placement = placement or ALL_ON_GPU
 
     @property
@@ -139,8 +141,14 @@ class GpuProgram:
         launched: list[Part] = []
         staged: list[Part] = []
         for part in wiring.parts:
-            there = self._placement.on_gpu(part.name, number) and part.name not in self._stranded
-            (launched if there or resident else staged).append(part)
+            there = part.name not in self._stranded and (resident or self._placement.on_gpu(part.name, number))
+            (launched if there else staged).append(part)
+        on_cpu = {name for part in staged for name in part.columns} & set(resident)
+        if on_cpu:
+            raise RecipeError(
+                f"column {min(on_cpu)!r}: expected ops that a GPU can do for a column on the device, found a feature "
+                "that is made on the CPU; give the column in host memory"
+            )
         key = tuple(part.name for part in launched)
         chosen = wiring.chosen.get(key)
         if chosen is None:
@@ -347,17 +355,6 @@ class _Packing:
 
 
 _FIRST = np.zeros(1, np.int64)
-
-
-def group_names(program: Program) -> tuple[str, ...]:
-    """Return the names of a program's groups, in the order of its parts."""
-    groups, recipe = program.groups, program.recipe
-    names = [LABEL]
-    names += [f"dense {g.like.dtype.name} {'+'.join(g.rules) or 'convert'}" for g in groups.dense]
-    names += [f"{'modulo' if g.parameters.ndim == 1 else 'hash'} {g.physical}" for g in groups.singles]
-    names += [f"list {recipe.sparse_names[int(g.features[0])]}" for g in groups.lists]
-    names += ["crosses"] * bool(groups.crosses)
-    return tuple(names + [f"bins {recipe.sparse_names[i]}" for i, _ in groups.bucketized])
 
 
 def parts_of(program: Program, table: Addresses, uploads: Uploads) -> list[Part]:

@@ -17,7 +17,7 @@ from intune_gpu.core.plan import Plan
 from intune_gpu.engine.batch import Batch
 from intune_gpu.engine.gpu.columns import DeviceRows
 from intune_gpu.engine.gpu.device import DeviceMemoryError
-from intune_gpu.engine.gpu.keeping import TextKeeping, text_stays
+from intune_gpu.engine.gpu.keeping import TextKeeping, stays
 from intune_gpu.engine.gpu.program import GpuProgram
 from intune_gpu.engine.gpu.rows import Mover, Target
 from intune_gpu.engine.gpu.text import TextOnDevice
@@ -28,6 +28,7 @@ from intune_gpu.engine.stages import Clocks
 from intune_gpu.engine.state import Transform
 from intune_gpu.sources.text import TextSource
 from intune_gpu.sources.text_format import TextFormat
+from tests import fakes
 from tests.conftest import SEED
 from tests.devices import HostDevice
 from tests.engine.gpu.test_text import back, layout_of
@@ -146,11 +147,17 @@ def test_what_stays(tmp_path: Path, rng: np.random.Generator) -> None:
     path = tmp_path / "a.tsv"
     path.write_bytes(text_of(10, 0.0, rng))
     source = source_of(path, 1 << 20)
-    assert text_stays(source) is None
+    program = Program(RECIPE, source.schema, "int64", BufferPool())
+    assert stays(source, program) is None
+    assert stays(fakes.FakeSource([3]), program) == "the data is no text"
+    types = {"label": "int64", "c": "string"}
     strings = TextSource(
-        [str(path)], text_format=TextFormat(), needed=["c"], types={"c": "string"}, columns=list(TYPES)
+        [str(path)], text_format=TextFormat(), needed=list(types), types=types, columns=list(TYPES), label="label"
     )
-    assert text_stays(strings) == "string columns are read on the CPU: c"
+    own = ig.Recipe("label", dense={}, sparse={"c": [ig.HashBucket(9)]})
+    assert (
+        stays(strings, Program(own, strings.schema, "int64", BufferPool())) == "string columns are read on the CPU: c"
+    )
     with pytest.raises(ValueError, match="string columns"):
         TextKeeping(HostDevice(), strings)
 
