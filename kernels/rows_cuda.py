@@ -4,7 +4,7 @@ One launch over rows × columns copies a part of the rows of all columns; `text_
 there once all parts of a batch or window have come. What a part is stands in a table of int64 words, `job`, at a
 multiple of 256 bytes: those of `text_cuda` that `PACK_BITS` reads (of the target), those named below, and from
 `FIELDS_AT` bytes on (columns, 4) int64: addresses of the values, of their null bits or 0 where none is missing, and of
-the target's values; bytes of a value, 4 or 8.
+the target's values; bytes of a value, 4 or 8, and `BIT_STEP` times the null bit of row 0.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ TARGET = primitives_cuda
 (
     NUMBERS,  # address of (rows,) int32: which row to take; 0 for one after another
     PLACES,  # address of (rows,) int32: where to put it; 0 for one after another
-    FIRST_BIT,  # null bit of row 0
     FIRST_PLACE,  # where row 0 is put, without `PLACES`
-) = range(FIELDS_AT - 32, FIELDS_AT, 8)
+) = range(FIELDS_AT - 24, FIELDS_AT, 8)
 """Bytes from `job` to each of its words, behind those of `text_cuda`."""
+
+BIT_STEP = 256
 
 _I32, _I64, _U8, _U32, _U64 = np.int32(0), np.int64(0), np.uint8(0), np.uint32(0), np.uint64(0)
 
@@ -39,9 +40,10 @@ _I32, _I64, _U8, _U32, _U64 = np.int32(0), np.int64(0), np.uint8(0), np.uint32(0
 def move_rows_body(job: Any, rows: Any, f: Any, thread: Any, threads: Any) -> None:
     """Copy rows of column `f`, and write a byte for each that says whether its value is there."""
     numbers, places = load(job + NUMBERS, _I64), load(job + PLACES, _I64)
-    first_bit, first_place = load(job + FIRST_BIT, _I64), load(job + FIRST_PLACE, _I64)
+    first_place = load(job + FIRST_PLACE, _I64)
     present = load(job + PRESENT, _I64) + f * load(job + PITCH, _I64)
     values, validity, target, size = load4(job + FIELDS_AT + 32 * f, _I64)
+    first_bit, size = size // BIT_STEP, size % BIT_STEP
     for row in range(thread, rows, threads):
         here, there = np.int64(row), first_place + row
         if numbers != 0:

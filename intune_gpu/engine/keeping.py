@@ -18,8 +18,8 @@ class Keeping(Protocol):
     Whatever the place, the same rows come in the same order with the same bad rows: it is no part of what a batch is.
     """
 
-    def read(self, source: Source, index: int) -> Any:
-        """Return a decoded chunk; `core.columns.Chunk` in host memory."""
+    def read(self, source: Source, index: int, window: int) -> Any:
+        """Return a decoded chunk for a window; `core.columns.Chunk` in host memory."""
         ...
 
     def whole(self, chunk: Any, file: str, number: int) -> Any:
@@ -45,7 +45,7 @@ class InHostMemory:
     def __init__(self, pool: BufferPool) -> None:
         self._pool = pool
 
-    def read(self, source: Source, index: int) -> Chunk:
+    def read(self, source: Source, index: int, window: int) -> Chunk:
         """Decode a chunk."""
         return source.read(index)
 

@@ -49,7 +49,7 @@ def do_read(state: RunState[Any], read: Read) -> None:
 def _decode(state: RunState[Any], read: Read) -> OrderedWindow | None:
     """Read a chunk and put it in place; return its window when that was the last of it."""
     window, info, step = read.window, state.source.chunks[read.chunk], partial(state.step, number=read.chunk)
-    chunk = _checked(step("decode", work=partial(state.keeping.read, state.source, read.chunk)), info)
+    chunk = _checked(step("decode", work=partial(state.keeping.read, state.source, read.chunk, window.number)), info)
     assembly = window.assembly
     if assembly is None:
         return _whole(state, window, step("order", work=partial(state.keeping.whole, chunk, info.file, read.chunk)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from intune_gpu.core.columns import Chunk
+from intune_gpu.core.columns import Chunk, RawBatch
 from intune_gpu.core.source import Source
 from intune_gpu.engine.bad_rows import FoundBadRow
 from intune_gpu.engine.gather import OrderedWindow, Placing
@@ -48,7 +48,7 @@ class TextKeeping:
         self._parser = TextOnDevice(device, source.layout, slots)
         self._mover = Mover(device)
 
-    def read(self, source: Source, index: int) -> DeviceChunk:
+    def read(self, source: Source, index: int, window: int) -> DeviceChunk:
         """Read a chunk's bytes into page-locked memory, and parse them on the device."""
         assert isinstance(source, TextSource)
         raw = source.raw(index)
@@ -160,8 +160,8 @@ class DeviceJoiner:
         self._rows = 0
         self._target: Target | None = None
 
-    def add(self, part: DeviceRows) -> None:
-        """Copy the rows of a part."""
+    def add(self, part: DeviceRows | RawBatch) -> None:
+        """Copy the rows of a part, which may be in host memory."""
         if self._target is None:
             self._target = Target(self._mover, part.addresses, self._capacity)
         self._target.add(part, self._rows)

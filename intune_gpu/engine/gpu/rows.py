@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from intune_gpu.core.columns import Addresses
+from intune_gpu.core.columns import Addresses, RawBatch
 from intune_gpu.engine.gpu.columns import DeviceColumn, DeviceRows
 from intune_gpu.engine.gpu.device import Device
 from intune_gpu.engine.gpu.staging import Ring
 from intune_gpu.kernels import rows_cuda, text_cuda
-from intune_gpu.kernels.packing import ALIGNMENT
+from intune_gpu.kernels.packing import ALIGNMENT, pack_cpu, packed_nbytes_cpu
 from intune_gpu.kernels.text_cuda import FIELDS_AT, WORD_ROWS
 
 Numbers = npt.NDArray[np.int32]
@@ -39,14 +39,16 @@ class Mover:
         target.add(rows, numbers=numbers)
         return target.finish()
 
-    def move(
-        self, source: DeviceRows, target: Target, count: int, numbers: Numbers | None, place: int | Numbers
-    ) -> None:
-        """Copy `count` rows; `numbers` and `place` as `Target.add` has them."""
-        table = source.addresses.table
-        lists = [part for part in (numbers, place) if isinstance(part, np.ndarray)]
+    def move(self, part: DeviceRows | RawBatch, target: Target, numbers: Numbers | None, place: int | Numbers) -> None:
+        """Copy rows; `numbers` and `place` as `Target.add` has them."""
+        here = part.addresses
+        table, sizes, count = here.table, here.step[:, 0], part.rows if numbers is None else len(numbers)
+        every, from_host = np.arange(len(table)), isinstance(part, RawBatch)
+        packed = packed_nbytes_cpu(table, sizes, every, part.rows) if from_host else 0
+        lists = {rows_cuda.NUMBERS: numbers, rows_cuda.PLACES: place}
+        arrays = {word: one for word, one in lists.items() if isinstance(one, np.ndarray)}
         head = _rounded(FIELDS_AT + 32 * len(table))
-        slot = self._ring.take(head + sum(_rounded(part.nbytes) for part in lists))
+        slot = self._ring.take(head + packed + sum(_rounded(one.nbytes) for one in arrays.values()))
         try:
             host = slot.host.numpy()
             words, job, end = host[:head].view(np.int64), slot.there.data_ptr(), head
@@ -54,13 +56,15 @@ class Mover:
             for word, value in target.words().items():
                 words[word >> 3] = value
             columns = words[FIELDS_AT >> 3 :][: 4 * len(table)].reshape(-1, 4)
-            columns[:, :2], columns[:, 2] = table[:, :2], target.values
-            columns[:, 3] = source.addresses.step[:, 0]
-            words[rows_cuda.FIRST_BIT >> 3] = source.first
-            for word, part in ((rows_cuda.NUMBERS, numbers), (rows_cuda.PLACES, place)):
-                if isinstance(part, np.ndarray):
-                    host[end : end + part.nbytes] = part.view(np.uint8)
-                    words[word >> 3], end = job + end, end + _rounded(part.nbytes)
+            columns[:] = table
+            if from_host:
+                pack_cpu(table, sizes, every, part.rows, slot.host.data_ptr() + end, job + end, columns.ctypes.data)
+                end += packed
+            columns[:, 3] = sizes + rows_cuda.BIT_STEP * columns[:, 2]
+            columns[:, 2] = target.values
+            for word, one in arrays.items():
+                host[end : end + one.nbytes] = one.view(np.uint8)
+                words[word >> 3], end = job + end, end + _rounded(one.nbytes)
             if isinstance(place, int):
                 words[rows_cuda.FIRST_PLACE >> 3] = place
             with self._lock:
@@ -120,11 +124,11 @@ class Target:
             text_cuda.BITS: self._memory.data_ptr() + int(self._begins[-1]),
         }
 
-    def add(self, part: DeviceRows, place: int | Numbers = 0, numbers: Numbers | None = None) -> None:
+    def add(self, part: DeviceRows | RawBatch, place: int | Numbers = 0, numbers: Numbers | None = None) -> None:
         """Copy rows; the part may be let go when this returns.
 
         Args:
-            part: of the same columns.
+            part: of the same columns, on the device or in host memory.
             place: where its first row goes, or (rows,) int32: where each goes.
             numbers: (n,) int32: which of its rows; None for all.
 
@@ -136,9 +140,8 @@ class Target:
             raise TypeError(f"expected columns of the types {self._like.dtypes}, found {here.dtypes}")
         with self._lock:
             self._nullable |= here.table[:, 1] != 0
-        count = part.rows if numbers is None else len(numbers)
-        if count:
-            self._mover.move(part, self, count, numbers, place)
+        if part.rows if numbers is None else len(numbers):
+            self._mover.move(part, self, numbers, place)
 
     def finish(self, rows: int | None = None) -> DeviceRows:
         """Return the rows that came, by default as many as there is room for."""

@@ -11,16 +11,20 @@ import pytest
 
 import intune_gpu as ig
 from intune_gpu.core.buffers import BufferPool
-from intune_gpu.core.columns import ColumnType
+from intune_gpu.core.columns import ColumnType, FlatColumn, RawBatch
 from intune_gpu.core.errors import DataError
+from intune_gpu.core.placement import Placement
 from intune_gpu.core.plan import Plan
 from intune_gpu.engine.batch import Batch
 from intune_gpu.engine.gpu.columns import DeviceRows
 from intune_gpu.engine.gpu.device import DeviceMemoryError
-from intune_gpu.engine.gpu.keeping import TextKeeping, stays
+from intune_gpu.engine.gpu.keeping import DeviceJoiner, TextKeeping, stays
 from intune_gpu.engine.gpu.program import GpuProgram
 from intune_gpu.engine.gpu.rows import Mover, Target
+from intune_gpu.engine.gpu.sharing import MixedJoiner, PlacedText, run_anywhere
 from intune_gpu.engine.gpu.text import TextOnDevice
+from intune_gpu.engine.joining import Joiner
+from intune_gpu.engine.keeping import InHostMemory
 from intune_gpu.engine.order import Run, epoch_order
 from intune_gpu.engine.pipeline import Pipeline
 from intune_gpu.engine.program import Program
@@ -82,12 +86,15 @@ def source_of(path: Path, chunk_bytes: int) -> TextSource:
     )
 
 
-def batches_of(source: TextSource, run: Run, plan: Plan, device: HostDevice | None) -> list[tuple[Batch, Any, Any]]:
+def batches_of(
+    source: TextSource, run: Run, plan: Plan, device: HostDevice | None, share: float = 1.0
+) -> list[tuple[Batch, Any, Any]]:
     program = Program(RECIPE, source.schema, "int64", BufferPool())
     keeping, transform = None, Transform(program.run, lambda batch: 1, 1 << 20)
     if device is not None:
-        keeping = TextKeeping(device, source)
-        transform = Transform(GpuProgram(program, device).run_there, lambda made: made.nbytes, 1 << 20)
+        gpu, there = GpuProgram(program, device), TextKeeping(device, source)
+        keeping = there if share == 1.0 else PlacedText(InHostMemory(BufferPool()), there, lambda: Placement(share))
+        transform = Transform(run_anywhere(gpu), lambda made: made.nbytes, 1 << 20)
     pipeline = Pipeline(source, run, transform, plan, Clocks(), BufferPool(), keeping=keeping)
     found = []
     try:
@@ -123,8 +130,9 @@ def test_the_same_batches(
     for seed, batch_size in enumerate((32, 150, 700)):
         run = Run(order, segments or ((0, 641),), batch_size, drop_last=False)
         expected = batches_of(source, run, Plan(readers=1, transformers=1), None)
-        for readers in (1, 3):
-            found = batches_of(source, run, Plan(readers=readers, transformers=2), HostDevice(seed + readers))
+        for readers, share in ((1, 1.0), (3, 1.0), (2, 0.5), (1, 0.3), (2, 0.0)):
+            plan = Plan(readers=readers, transformers=2)
+            found = batches_of(source, run, plan, HostDevice(seed + readers), share)
             assert len(found) == len(expected) == run.batches
             for (batch, bad, first), (like, bad_like, first_like) in zip(found, expected, strict=True):
                 same(batch, like)
@@ -217,6 +225,29 @@ def test_moved_rows(rows: int, nulls: bool, rng: np.random.Generator) -> None:
         joined.add(part, 0)
         joined.add(whole, rows - first)
         check_rows(device, joined.finish(2 * rows - first), arrays, np.concatenate([own, np.arange(rows)]))
+
+
+@pytest.mark.parametrize("kinds", ["hhd", "dhh", "hdhd", "hh", "d"])
+@pytest.mark.parametrize("nulls", [True, False])
+def test_parts_of_both_kinds(kinds: str, nulls: bool) -> None:
+    device = HostDevice(SEED)
+    whole, arrays = rows_there(device, 100, nulls)
+    there = {name: FlatColumn(*_flat(values, present, nulls)) for name, (values, present) in arrays.items()}
+    in_host = RawBatch(there, 100)
+    joiner = MixedJoiner(Joiner(400, BufferPool()), DeviceJoiner(400, Mover(device)))
+    rows: list[Any] = []
+    for i, kind in enumerate(kinds):
+        start, stop = 7 * i + 3, 90 - i
+        joiner.add((in_host if kind == "h" else whole).slice(start, stop))
+        rows.append(np.arange(start, stop))
+    found = joiner.finish()
+    assert isinstance(found, RawBatch if "d" not in kinds else DeviceRows)
+    if isinstance(found, DeviceRows):
+        check_rows(device, found, arrays, np.concatenate(rows))
+
+
+def _flat(values: Any, present: Any, nulls: bool) -> tuple[Any, Any]:
+    return values, np.packbits(present.astype(bool), bitorder="little") if nulls else None
 
 
 def test_parts_from_several_threads(rng: np.random.Generator) -> None:
