@@ -22,6 +22,8 @@ from numba.core.typing import Signature
 
 from intune_gpu.kernels import numeric, xxh64
 
+_CONVERTING = ("cvt.rn.f32.f64", "ld.global.f64", "setp.nan.f64")
+"""What a column of float64 needs: it becomes float32 at once."""
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 _NAN = np.float32(np.nan)
 _ZERO = np.uint64(0)
@@ -172,7 +174,7 @@ def _modulo(values, divisor, out):
 DENSE: tuple[Kernel, ...] = (
     _dense(_nothing),
     *(_dense(_nothing, source=name) for name in INTEGERS),
-    _dense(_nothing, source="float64", doubles=("cvt.rn.f32.f64", "ld.global.f64")),
+    _dense(_nothing, source="float64", doubles=_CONVERTING),
     _dense(_fill_missing, "fill_missing"),
     _dense(_missing_flag, "missing_flag"),
     _dense(_clip_min, "clip_min"),

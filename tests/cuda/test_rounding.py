@@ -44,24 +44,24 @@ def test_fma_of_nasty_values() -> None:
 
 
 def test_fma_of_random_bits(rng: np.random.Generator) -> None:
-    bits = rng.integers(0, 2**32, (3, 30_000), dtype=np.uint64).astype(np.uint32).view(np.float32)
+    bits = rng.integers(0, 2**32, (3, 15_000), dtype=np.uint64).astype(np.uint32).view(np.float32)
     check_fma(*bits[:, np.isfinite(bits).all(axis=0)])
 
 
 def test_fma_where_rounding_twice_would_be_wrong(rng: np.random.Generator) -> None:
     """Products that fall beside the middle of two float32 by less than float64 can hold."""
-    x = np.float32(1 + rng.integers(0, 2**11, 20_000) * 2.0**-11)
-    y = np.float32(1 + (2 * rng.integers(0, 2**11, 20_000) + 1) * 2.0**-12)
-    z = np.ldexp(np.float32(rng.choice([-1, 1], 20_000)), rng.integers(-60, 30, 20_000)).astype(np.float32)
+    x = np.float32(1 + rng.integers(0, 2**11, 10_000) * 2.0**-11)
+    y = np.float32(1 + (2 * rng.integers(0, 2**11, 10_000) + 1) * 2.0**-12)
+    z = np.ldexp(np.float32(rng.choice([-1, 1], 10_000)), rng.integers(-60, 30, 10_000)).astype(np.float32)
     check_fma(x, y, z)
     twice = np.float32(np.float64(x) * np.float64(y) + np.float64(z))
     assert (twice != rounding.fma(x, y, z)).any()  # so these values do tell
 
 
 def test_fma_of_denormal_results(rng: np.random.Generator) -> None:
-    x = np.ldexp(np.float32(rng.integers(1, 2**24, 20_000)), rng.integers(-120, -90, 20_000)).astype(np.float32)
-    y = np.ldexp(np.float32(rng.integers(1, 2**24, 20_000)), rng.integers(-80, -50, 20_000)).astype(np.float32)
-    z = rng.integers(0, 2**24, 20_000).astype(np.uint32).view(np.float32)
+    x = np.ldexp(np.float32(rng.integers(1, 2**24, 10_000)), rng.integers(-120, -90, 10_000)).astype(np.float32)
+    y = np.ldexp(np.float32(rng.integers(1, 2**24, 10_000)), rng.integers(-80, -50, 10_000)).astype(np.float32)
+    z = rng.integers(0, 2**24, 10_000).astype(np.uint32).view(np.float32)
     check_fma(x, y, -z)
 
 
@@ -83,8 +83,8 @@ def test_fma_of_infinities() -> None:
 @pytest.mark.parametrize("name", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
 def test_integers_are_rounded_once(name: str, rng: np.random.Generator) -> None:
     info = np.iinfo(name)
-    shifts = rng.integers(0, info.bits, 20_000)
-    values = rng.integers(info.min, info.max, 20_000, dtype=name, endpoint=True) >> shifts.astype(name)
+    shifts = rng.integers(0, info.bits, 10_000)
+    values = rng.integers(info.min, info.max, 10_000, dtype=name, endpoint=True) >> shifts.astype(name)
     ties = [2**24 + 1, 2**24 + 3, 2**60 + 2**36, 2**60 + 2**36 + 1, 2**63 - 1, 2**53 + 2**29 + 1, 2**62 + 2**38 - 1]
     extremes = [info.min, info.max, *(t for t in ties if t <= info.max), *(-t for t in ties if -t >= info.min)]
     values = np.concatenate([values, np.array(extremes, name)])
