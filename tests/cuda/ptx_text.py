@@ -158,7 +158,8 @@ def parse(ptx: str, entry: str | None = None) -> Program:
     if len(entries) != 1:
         named = "" if entry is None else f" with {entry!r} in its name"
         raise PtxError(f"PTX module: expected one entry{named}, found {len(entries)}; name the one that is meant")
-    parameters, body = _entry_parts(text[entries[0].end() :])
+    # Parameters are named after the entry, and that after how much was compiled before: no part of the code.
+    parameters, body = _entry_parts(text[entries[0].end() :].replace(f"{entries[0][1]}_param_", "param_"))
     variables = {v.name: v for v in _variables(text[: entries[0].start()].split(";"))}
     statements = list(_statements(body))
     variables |= {v.name: v for v in _variables(statements)}

@@ -17,7 +17,7 @@ from tests.cuda.comparing import dense_cpu, distinct, launched
 from tests.cuda.compiling import CAPABILITIES, arch
 from tests.cuda.kernels import DENSE, Kernel
 
-RANDOM = 1 << 19
+RANDOM = 1 << 20
 """Random bit patterns for each chain and each PTX that differs."""
 NAN = 0x7FC00000
 CONVERSIONS = [kernel for kernel in DENSE if not kernel.rules]
@@ -80,7 +80,7 @@ def check(kernel: Kernel, values: np.ndarray, missing: np.ndarray, parameters: n
         if len(wrong):
             i = wrong[0]
             raise AssertionError(
-                f"{kernel.name} for {arch(capability)}: {len(wrong)} of {len(values)} values differ, first {values[i]!r} "
+                f"{kernel.name} for {arch(capability)}: {len(wrong)} of {len(values)} values differ, first {values[i]} "
                 f"({'missing' if missing[i] else 'there'}), parameters {parameters.tolist()}: "
                 f"CPU {expected[i]:#010x}, PTX {found[i]:#010x}"
             )
@@ -147,10 +147,9 @@ def test_the_comparison_can_fail(rng: np.random.Generator) -> None:
     assert (launched(clip, (9, 0), values, missing, beside, none, out).view(np.uint32) != expected).any()
 
 
-def test_all_capabilities_are_covered() -> None:
-    for kernel in DENSE:
-        assert set(distinct(kernel)) <= set(CAPABILITIES)
-        assert (8, 0) in distinct(kernel)
+def test_ptx_that_is_alike_is_run_once() -> None:
+    """A100 and H100 get the same PTX for these kernels, B200 another dialect."""
+    assert {distinct(kernel) for kernel in DENSE} == {(CAPABILITIES[0], CAPABILITIES[2])}
 
 
 @pytest.mark.nightly

@@ -33,7 +33,7 @@ def _crossed(a, b):
 @pytest.mark.parametrize("name", INTEGERS)
 def test_hash_buckets(name: str, rng: np.random.Generator) -> None:
     values = integers(name, rng)
-    for seed, buckets, reserved in ((0, 2, 1), (2**64 - 1, 2**31, 1), (0x9E3779B185EBCA87, 100_003, 5)):
+    for seed, buckets, reserved in ((2**64 - 1, 2**31, 1), (0x9E3779B185EBCA87, 100_003, 5)):
         expected = hashes_cpu(values, seed, buckets, reserved)
         parameters = np.array([seed, buckets - reserved, reserved], np.uint64)
         for capability in distinct(HASHES[name]):
