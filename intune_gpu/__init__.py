@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from intune_gpu.core.errors import BadRowError as BadRowError
     from intune_gpu.core.errors import BudgetError as BudgetError
     from intune_gpu.core.errors import DataError as DataError
+    from intune_gpu.core.errors import DeviceError as DeviceError
     from intune_gpu.core.errors import IntuneError as IntuneError
     from intune_gpu.core.errors import MissingPackageError as MissingPackageError
     from intune_gpu.core.errors import RecipeError as RecipeError
     from intune_gpu.core.errors import ResumeError as ResumeError
     from intune_gpu.core.errors import StageError as StageError
     from intune_gpu.core.errors import TooManyBadRowsError as TooManyBadRowsError
+    from intune_gpu.core.placement import Placement as Placement
     from intune_gpu.core.plan import Plan as Plan
     from intune_gpu.engine.batch import Batch as Batch
     from intune_gpu.engine.transform import transform as transform
@@ -49,6 +51,7 @@ _HOME = {
     "Cross": "recipe",
     "Cursor": "core.cursor",
     "DataError": "core.errors",
+    "DeviceError": "core.errors",
     "FillMissing": "recipe",
     "FirstK": "recipe",
     "HashBucket": "recipe",
@@ -58,6 +61,7 @@ _HOME = {
     "MissingFlag": "recipe",
     "MissingPackageError": "core.errors",
     "Modulo": "recipe",
+    "Placement": "core.placement",
     "Plan": "core.plan",
     "Recipe": "recipe",
     "RecipeError": "core.errors",
@@ -67,8 +71,6 @@ _HOME = {
     "TooManyBadRowsError": "core.errors",
     "transform": "engine.transform",
 }
-
-_EXTRAS = {"torch": "train,cpu", "torchrec": "train,cpu", "fbgemm_gpu": "cpu"}
 
 __all__ = [*_HOME, "recipes"]
 
@@ -81,14 +83,11 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module(f"intune_gpu.{_HOME[name]}"), name)
     except ModuleNotFoundError as error:
-        if error.name not in _EXTRAS:
-            raise
-        from intune_gpu.core.errors import MissingPackageError
+        from intune_gpu.core.packages import EXTRAS, missing
 
-        raise MissingPackageError(
-            f"intune_gpu.{name}: needs the package {error.name}, which is not installed; "
-            f'pip install "intune_gpu[{_EXTRAS[error.name]}]", or run make train, which picks versions that fit'
-        ) from error
+        if error.name not in EXTRAS:
+            raise
+        raise missing(error.name, f"intune_gpu.{name}", error) from error
 
 
 def __dir__() -> list[str]:

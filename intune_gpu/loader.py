@@ -7,16 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.cursor import Cursor
 from intune_gpu.core.errors import BudgetError, IntuneError, RecipeError
+from intune_gpu.core.placement import ALL_ON_CPU, ALL_ON_GPU, Placement
 from intune_gpu.core.plan import Plan
 from intune_gpu.core.source import Source
 from intune_gpu.engine import order
 from intune_gpu.engine.bad_rows import BadRowBook
 from intune_gpu.engine.batch import Batch
+from intune_gpu.engine.gpu.opening import open_device
 from intune_gpu.engine.pipeline import Pipeline
 from intune_gpu.engine.program import Program
 from intune_gpu.engine.resume import checked_cursor, saved_state
@@ -26,6 +28,9 @@ from intune_gpu.engine.state import Transform
 from intune_gpu.opening import open_source
 from intune_gpu.recipe import Recipe
 from intune_gpu.sources.files import Paths
+
+if TYPE_CHECKING:
+    from intune_gpu.engine.gpu.stage import GpuStage
 
 MAX_DEFAULT_READERS = 16
 
@@ -43,7 +48,7 @@ class Loader:
         batch_size: rows of a batch; a bad row is missing from it, never made up for.
         format: `"auto"` (by the files' endings), `"parquet"`, `"tsv"` or `"csv"`.
         columns: names of all fields of headerless text; see `opening.open_source`.
-        device: `"auto"` or `"cpu"`.
+        device: where batches come to stand: `"cpu"`, `"cuda"`, `"cuda:1"`, or `"auto"`, a GPU if there is one.
         shuffle: permute chunks, and the rows within windows of several chunks, anew in each epoch.
         seed: of the shuffle, 0 to 2**64 - 1.
         drop_last: leave out a last batch of fewer rows.
@@ -57,11 +62,17 @@ class Loader:
         max_bad_fraction: above this share of bad rows, iterating raises.
         quarantine_dir: where `bad_rows.jsonl` is made; by default the working directory.
         index_dtype: of the sparse ids, `"int64"` or `"int32"`.
+        placement: on a GPU, where features are made: `"cpu"`, `"gpu"`, a share of the batches from 0 to 1, or a mapping
+            of group names (see `groups`; `"*"` for all others) to those. By default all on the GPU.
+        gpu_budget_bytes: bytes on the GPU for batches that nobody has taken and for what they are made of; by default a
+            quarter of what is free.
 
     Raises:
         RecipeError: the recipe does not fit the data.
         DataError: the data cannot be read.
-        BudgetError: `prefetch_bytes` is below what is needed.
+        BudgetError: `prefetch_bytes` or `gpu_budget_bytes` is below what is needed.
+        DeviceError: there is no such device, or it cannot be used.
+        MissingPackageError: the device needs a package that is not installed.
         ValueError: an argument is out of range.
     """
 
@@ -73,7 +84,7 @@ class Loader:
         batch_size: int = 8192,
         format: str = "auto",
         columns: Sequence[str] | None = None,
-        device: str = "auto",
+        device: Any = "auto",
         shuffle: bool = False,
         seed: int = 0,
         drop_last: bool = False,
@@ -86,20 +97,32 @@ class Loader:
         max_bad_fraction: float = 0.01,
         quarantine_dir: str | os.PathLike[str] | None = None,
         index_dtype: str = "int64",
+        placement: Placement | str | float | Mapping[str, str | float] | None = None,
+        gpu_budget_bytes: int | None = None,
     ) -> None:
-        _check_arguments(recipe, batch_size, device, seed, rank, world_size)
+        _check_arguments(recipe, batch_size, seed, rank, world_size)
+        there = open_device(device)
+        placed = _checked_placement(placement, there is not None)
         self._batch_size, self._shuffle, self._seed, self._drop_last = batch_size, shuffle, seed, drop_last
         self._rank, self._world_size = rank, world_size
         self._closed = False
-        self._run: Pipeline[Batch] | None = None
+        self._run: Pipeline[Any] | None = None
         self._book = BadRowBook(on_bad_row, max_bad_fraction, quarantine_dir or ".", rank, world_size)
         self._owns_source = not isinstance(data, Source)
         self._source = data if isinstance(data, Source) else open_source(data, recipe, format=format, columns=columns)
         self._recipe = recipe
         self._pool = BufferPool()
         program = Program(recipe, self._source.schema, index_dtype, self._pool)
-        self._transform = _transform(program, self._source, batch_size)
-        self._plan = self._first_plan(readers, transformers, prefetch_bytes)
+        self._gpu: GpuStage | None = None
+        if there is not None:
+            from intune_gpu.engine.gpu.stage import GpuStage  # loads numba-cuda, which a CPU's user need not have
+
+            raw_bytes = _raw_bytes(self._source)
+            self._gpu = GpuStage(program, there, placed, batch_size, raw_bytes, gpu_budget_bytes)
+        self._transform: Transform[Any] = _transform(program, self._source, batch_size)
+        if self._gpu is not None:
+            self._transform = self._gpu.transform()
+        self._plan = replace(self._first_plan(readers, transformers, prefetch_bytes), placement=placed)
         self._clocks = Clocks()
         self._next = order.epoch_start(0, self._source.rows, world_size)
         self._cursor = self._next
@@ -159,10 +182,17 @@ class Loader:
         if not isinstance(plan, Plan):
             raise ValueError(f"plan: expected a Plan, found {plan!r}; write Plan(readers=2, transformers=1)")
         self._check_budget(plan)
+        if self._gpu is not None:
+            self._gpu.program.placement = plan.placement
         self._plan = plan
         run = self._run  # the tuner calls from a thread of its own, and the epoch may end in between
         if run is not None:
             run.apply(plan)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups of features that a placement can tell apart; none where batches stay in host memory."""
+        return () if self._gpu is None else self._gpu.program.groups
 
     def min_prefetch_bytes(self, readers: int, transformers: int) -> int:
         """Return the smallest budget for so many workers: a window, a chunk a reader, a batch a transformer."""
@@ -214,17 +244,17 @@ class Loader:
         if self._owns_source:
             self._source.close()
 
-    def _pipeline(self, run: order.Run) -> Pipeline[Batch]:
+    def _pipeline(self, run: order.Run) -> Pipeline[Any]:
         return Pipeline(self._source, run, self._transform, self._plan, self._clocks, self._pool)
 
-    def _batches(self, pipeline: Pipeline[Batch], run: order.Run, start: Cursor) -> Iterator[Batch]:
+    def _batches(self, pipeline: Pipeline[Any], run: order.Run, start: Cursor) -> Iterator[Batch]:
         bad_rows, rows_done = start.bad_rows, start.rows_done
         of_rows = start.rows_done + run.rows_through(run.batches - 1)
         try:
             for number in range(run.batches):
                 delivery = pipeline.take()
                 assert delivery is not None
-                batch, bad, first_bad = delivery.value, delivery.bad, delivery.first_bad
+                made, bad, first_bad = delivery.value, delivery.bad, delivery.first_bad
                 del delivery
                 self._book.record(bad, first_bad)
                 before, rows_done = rows_done, start.rows_done + run.rows_through(number)
@@ -235,13 +265,14 @@ class Loader:
                 self._clocks.batches += 1
                 batches_done = start.batches_done + number + 1
                 self._cursor = Cursor(start.epoch, start.segments, start.world_size, rows_done, batches_done, bad_rows)
+                batch = made if self._gpu is None else self._gpu.hand_over(made)
                 given = [replace(batch, cursor=self._cursor)]
-                del batch
+                del batch, made
                 yield given.pop()  # nothing here holds it while it is used, so that its memory can come back
         finally:
             self._end_run(pipeline)
 
-    def _end_run(self, pipeline: Pipeline[Batch] | None = None) -> None:
+    def _end_run(self, pipeline: Pipeline[Any] | None = None) -> None:
         """End the running epoch: `pipeline` only, where it is given."""
         ended = pipeline or self._run
         if ended is not None:
@@ -291,16 +322,12 @@ class Loader:
         }
 
 
-def _check_arguments(recipe: Recipe, batch_size: int, device: str, seed: int, rank: int, world_size: int) -> None:
+def _check_arguments(recipe: Recipe, batch_size: int, seed: int, rank: int, world_size: int) -> None:
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"recipe: expected a Recipe, found {recipe!r}; Recipe.load reads a saved one")
     for name, number in (("batch_size", batch_size), ("seed", seed), ("rank", rank), ("world_size", world_size)):
         if not isinstance(number, Integral):
             raise ValueError(f"{name}: expected a whole number, found {number!r}")
-    if device == "cuda":
-        raise ValueError('device: expected "auto" or "cpu", found "cuda"; this version transforms on the CPU only')
-    if device not in ("auto", "cpu"):
-        raise ValueError(f'device: expected "auto" or "cpu", found {device!r}')
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1 row, found {batch_size!r}")
     if not 0 <= seed < 2**64:
@@ -309,9 +336,21 @@ def _check_arguments(recipe: Recipe, batch_size: int, device: str, seed: int, ra
         raise ValueError(f"rank: expected 0 to world_size - 1, found rank {rank!r} of world_size {world_size!r}")
 
 
+def _checked_placement(value: Any, on_gpu: bool) -> Placement:
+    if not on_gpu and value is not None and Placement.of(value) != ALL_ON_CPU:
+        raise ValueError(
+            f'placement: expected "cpu", since batches stay in host memory, found {value!r}; give device="cuda" too'
+        )
+    return ALL_ON_GPU if value is None else Placement.of(value)
+
+
+def _raw_bytes(source: Source) -> int:
+    """Return the decoded bytes of a row, about."""
+    return -(-sum(info.nbytes for info in source.chunks) // max(1, source.rows))
+
+
 def _transform(program: Program, source: Source, batch_size: int) -> Transform[Batch]:
-    raw_bytes = -(-sum(info.nbytes for info in source.chunks) // max(1, source.rows))
-    batch_bytes = batch_size * (program.row_nbytes + raw_bytes)
+    batch_bytes = batch_size * (program.row_nbytes + _raw_bytes(source))
     return Transform(program.run, _batch_nbytes, batch_bytes, lambda batch: len(batch.label))
 
 

@@ -1,26 +1,11 @@
-"""A chain of dense rules as one compiled loop, written to disk so that it compiles once on a machine.
-
-Numba's file cache does not find a loop that was composed from closures: every process would compile it again. So a
-chain becomes a small module in a cache folder whose name holds a digest of all kernel sources; chains that differ
-only in parameters share it.
-"""
+"""A chain of dense rules as one compiled loop: a small module, which chains that differ only in parameters share."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import os
-import shutil
-import sys
-import tempfile
 import threading
-import time
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
-from typing import Any
 
-import numba
+from intune_gpu.kernels.generating import load_module
 
 # rule → (number of float32 parameters, reads borders, looks at missing)
 RULES: dict[str, tuple[int, bool, bool]] = {
@@ -32,9 +17,6 @@ RULES: dict[str, tuple[int, bool, bool]] = {
     "log1p": (0, False, False),
     "bucketize": (0, True, False),
 }
-
-UNUSED_S = 90 * 24 * 3600.0
-"""A folder of compiled kernels that was not opened for so long is removed."""
 
 _MODULE = '''"""The chain {title}. Written by intune_gpu.kernels.fusing; safe to delete."""
 import numpy as np
@@ -65,7 +47,7 @@ def run(
     missing = np.empty(BLOCK, np.uint8)
     block = np.empty(((width + 7) // 8 * 8, BLOCK), np.float32)
     narrowed = np.empty(BLOCK, np.float32)
-    flat, stride = out.reshape(-1), out.shape[1]
+    flat, stride, edges = out.reshape(-1), out.shape[1], borders.ctypes.data
     whole = width == stride  # this chain fills the matrix, in order
     for c in range(width):
         whole &= which[c, 1] == c
@@ -106,7 +88,7 @@ def dense_loop(rules: tuple[str, ...], itemsize: int) -> Callable[..., None]:
     with _lock:
         if (rules, wide) not in _loaded:
             name = ("wide_" if wide else "") + ("_".join(rules) or "convert")
-            _loaded[rules, wide] = _load(name, dense_source(rules, wide)).run
+            _loaded[rules, wide] = load_module(name, dense_source(rules, wide)).run
         return _loaded[rules, wide]
 
 
@@ -116,26 +98,12 @@ def dense_source(rules: tuple[str, ...], wide: bool) -> str:
     Values of 8 bytes become float32 in a loop of their own: in one loop, all of it would run on vectors of half as many
     lanes.
     """
-    loads: list[str] = []
-    steps: list[str] = []
-    slot = span = 0
-    for rule in rules:
-        parameters, reads_borders, sees_missing = RULES[rule]
-        arguments = ["x"] + ["absent"] * sees_missing
-        for _ in range(parameters):
-            loads.append(f"p{slot} = params[c, {slot}]")
-            arguments.append(f"p{slot}")
-            slot += 1
-        if reads_borders:
-            loads.append(f"first{span}, number{span} = spans[c, {2 * span}], spans[c, {2 * span + 1}]")
-            arguments += ["borders", f"first{span}", f"number{span}"]
-            span += 1
-        steps.append(f"x = {rule}_rule({', '.join(arguments)})")
-    if not {"fill_missing", "missing_flag"} & set(rules):
-        steps.append("x = NAN if absent else x")  # what no op filled comes out as it went in, through Bucketize too
+    parameters, borders, steps = chain_steps(rules)
+    loads = [f"p{i} = params[c, {i}]" for i in range(parameters)]
+    loads += [f"first{i}, number{i} = spans[c, {2 * i}], spans[c, {2 * i + 1}]" for i in range(borders)]
     return _MODULE.format(
-        title=", ".join(rules) or "(none): conversion to float32",
-        imports="\n".join(f"{rule}_rule = numeric.{rule}_rule" for rule in dict.fromkeys(rules)),
+        title=chain_title(rules),
+        imports=rule_imports(rules),
         source="source = narrow(values[start : start + size], narrowed)"
         if wide
         else "source = values[start : start + size]",
@@ -144,49 +112,32 @@ def dense_source(rules: tuple[str, ...], wide: bool) -> str:
     )
 
 
-@cache
-def kernel_digest() -> str:
-    """Digest of every kernel source and of Numba's version: names the cache folder."""
-    digest = hashlib.sha256(numba.__version__.encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
+def chain_steps(rules: tuple[str, ...]) -> tuple[int, int, list[str]]:
+    """Return how many parameters and spans of borders a chain has, and its steps from `x` to `x` as Python.
+
+    The steps read `absent`, `p0` and on, `edges`, `first0`, `number0` and on.
+    """
+    steps: list[str] = []
+    slot = span = 0
+    for rule in rules:
+        parameters, reads_borders, sees_missing = RULES[rule]
+        arguments = ["x"] + ["absent"] * sees_missing
+        arguments += [f"p{i}" for i in range(slot, slot + parameters)]
+        slot += parameters
+        if reads_borders:
+            arguments += ["edges", f"first{span}", f"number{span}"]
+            span += 1
+        steps.append(f"x = {rule}_rule({', '.join(arguments)})")
+    if not {"fill_missing", "missing_flag"} & set(rules):
+        steps.append("x = NAN if absent else x")  # what no op filled comes out as it went in, through Bucketize too
+    return slot, span, steps
 
 
-@cache
-def _folder() -> Path:
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = root / "intune_gpu" / f"kernels-{kernel_digest()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        os.utime(folder)
-        with tempfile.TemporaryFile(dir=folder):
-            _remove_unused(folder)
-            return folder
-    except OSError:  # no home, or a read-only one: compile for this process alone
-        return Path(tempfile.mkdtemp(prefix="intune_gpu-kernels-"))
+def chain_title(rules: tuple[str, ...]) -> str:
+    """Return a chain in words."""
+    return ", ".join(rules) or "(none): conversion to float32"
 
 
-def _remove_unused(folder: Path) -> None:
-    """Remove the folders of other kernels, of versions before, that no process has opened for long."""
-    for other in folder.parent.glob("kernels-*"):
-        if other != folder and time.time() - other.stat().st_mtime > UNUSED_S:
-            shutil.rmtree(other, ignore_errors=True)
-
-
-def _load(name: str, source: str) -> Any:
-    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
-    module_name = f"_intune_gpu_{name[:60]}_{digest}"
-    path = _folder() / f"{module_name}.py"
-    if not path.exists() or path.read_text(encoding="utf-8") != source:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(source)
-        os.replace(temporary, path)
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # Numba imports it by name when it loads the compiled loop from disk
-    spec.loader.exec_module(module)
-    return module
+def rule_imports(rules: tuple[str, ...]) -> str:
+    """Return the lines that name a chain's rules in a module which has imported `numeric`."""
+    return "\n".join(f"{rule}_rule = numeric.{rule}_rule" for rule in dict.fromkeys(rules))

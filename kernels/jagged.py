@@ -33,3 +33,13 @@ def first_k_elements_cpu(row_offsets: Any, lengths: Any, elements: Any) -> None:
         for i in range(lengths[row]):
             elements[place] = row_offsets[row] + i
             place += 1
+
+
+@njit(nogil=True, cache=True)
+def first_k_total_cpu(row_offsets: Any, k: Any) -> Any:
+    """Return the sum of min(length, k) of each list, by (rows + 1,) int64 offsets."""
+    total = 0
+    for row in range(len(row_offsets) - 1):
+        length = row_offsets[row + 1] - row_offsets[row]
+        total += k if length > k else length
+    return total

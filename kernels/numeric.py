@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from intune_gpu.kernels.addresses import load
 from intune_gpu.kernels.primitives import bits_float, float_bits, fma, mul
 
 _ZERO = np.float32(0)
@@ -92,11 +93,18 @@ def log1p_rule(x: Any) -> Any:
 
 @njit(nogil=True)
 def bucketize_rule(x: Any, borders: Any, first: Any, count: Any) -> Any:
-    """Number of borders ≤ x, as float32; 0 for NaN. `borders[first:first + count]` ascend."""
+    """Number of borders ≤ x, as float32; 0 for NaN.
+
+    Args:
+        x: float32.
+        borders: address of float32 numbers.
+        first: which is the first border; they ascend from there.
+        count: how many there are.
+    """
     low, high = first, first + count
     while low < high:
         middle = (low + high) >> 1
-        if borders[middle] <= x:
+        if load(borders + 4 * middle, _ZERO) <= x:
             low = middle + 1
         else:
             high = middle

@@ -1,4 +1,4 @@
-"""The CUDA overloads of `primitives`; imported only where CUDA code is compiled."""
+"""The CUDA overloads of `primitives` and of `addresses`; imported only where CUDA code is compiled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from numba import types
 from numba.cuda import libdevice
 from numba.cuda.extending import overload
 
+from intune_gpu.kernels import addresses_cuda
 from intune_gpu.kernels.primitives import bits_float, float_bits, fma, mul
+
+ADDRESSES = addresses_cuda
+"""Registered its overloads when it was imported."""
 
 
 def _all(kind: Any, *arguments: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from intune_gpu.kernels.memory import load_u8, load_u32, load_u64
+from intune_gpu.kernels.addresses import read_u8, read_u32, read_u64
 
 P1 = np.uint64(0x9E3779B185EBCA87)
 P2 = np.uint64(0xC2B2AE3D27D4EB4F)
@@ -71,10 +71,10 @@ def id64_bytes_rule(address: Any, length: Any, seed: Any) -> Any:
     if length >= 32:
         a, b, c, d = seed + P1 + P2, seed + P2, seed, seed - P1
         while address + 32 <= end:
-            a = xxh64_round(a, load_u64(address))
-            b = xxh64_round(b, load_u64(address + 8))
-            c = xxh64_round(c, load_u64(address + 16))
-            d = xxh64_round(d, load_u64(address + 24))
+            a = xxh64_round(a, read_u64(address))
+            b = xxh64_round(b, read_u64(address + 8))
+            c = xxh64_round(c, read_u64(address + 16))
+            d = xxh64_round(d, read_u64(address + 24))
             address += 32
         h = rotl(a, _S1) + rotl(b, _S7) + rotl(c, _S12) + rotl(d, _S18)
         h = xxh64_merge(xxh64_merge(xxh64_merge(xxh64_merge(h, a), b), c), d)
@@ -82,13 +82,13 @@ def id64_bytes_rule(address: Any, length: Any, seed: Any) -> Any:
         h = seed + P5
     h += np.uint64(length)
     while address + 8 <= end:
-        h = xxh64_word(h, load_u64(address))
+        h = xxh64_word(h, read_u64(address))
         address += 8
     if address + 4 <= end:
-        h = rotl(h ^ (np.uint64(load_u32(address)) * P1), _S23) * P2 + P3
+        h = rotl(h ^ (np.uint64(read_u32(address)) * P1), _S23) * P2 + P3
         address += 4
     while address < end:
-        h = rotl(h ^ (np.uint64(load_u8(address)) * P5), _S11) * P1
+        h = rotl(h ^ (np.uint64(read_u8(address)) * P5), _S11) * P1
         address += 1
     return xxh64_avalanche(h)
 

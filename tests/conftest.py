@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from intune_gpu.kernels import memory
-from intune_gpu.kernels.fusing import kernel_digest
+from intune_gpu.kernels.generating import kernel_digest
 
 SEED = int(os.environ.get("INTUNE_TEST_SEED", "0"))
 SHOWN = ("numpy", "numba", "torch", "torchrec", "pyarrow", "polars", "hypothesis")

@@ -35,6 +35,10 @@ class BudgetError(IntuneError, ValueError):
     """A byte budget is below what one shuffle window and one chunk a reader need."""
 
 
+class DeviceError(IntuneError, ValueError):
+    """A device that was asked for is not there, or cannot be used."""
+
+
 class ResumeError(IntuneError, ValueError):
     """A saved state does not belong to this data, recipe or batch size."""
 

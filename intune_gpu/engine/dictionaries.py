@@ -54,9 +54,17 @@ class Dictionaries:
         ids = []
         for f in np.flatnonzero(coded).tolist():
             strings, parameters = table.dictionaries[group.columns[f]], group.parameters[f : f + 1]
-            ids.append(self._of(strings).ids(strings, parameters, out.dtype))
+            ids.append(self.ids_of(strings, parameters, out.dtype))
         addresses = np.array([address_of(i) for i in ids], np.int64)
         hashing.gather_hashed_cpu(table.table, which[coded], addresses, rows, out, starts[coded])
+
+    def ids_of(self, strings: FlatColumn, parameters: npt.NDArray[np.uint64], dtype: np.dtype[Any]) -> Ids:
+        """Return the (strings,) ids of a dictionary's strings, for a feature with these (1, 3) parameters."""
+        return self._of(strings).ids(strings, parameters, dtype)
+
+    def words_of(self, strings: FlatColumn) -> npt.NDArray[np.uint64]:
+        """Return (strings,) `id64(string, 0)` of a dictionary's strings."""
+        return self._of(strings).words(strings)
 
     def words(self, table: Addresses, columns: dict[str, tuple[int, str]], rows: int) -> npt.NDArray[np.uint64]:
         """Return (columns, rows): `id64(value, 0)` of each value, 0 where it is missing.
@@ -70,7 +78,7 @@ class Dictionaries:
         for out, (name, (place, physical)) in zip(words, columns.items(), strict=True):
             strings = table.dictionaries.get(name)
             if strings is not None:
-                each = self._of(strings).words(strings)
+                each = self.words_of(strings)
                 which, addresses = np.array([place]), np.array([address_of(each)], np.int64)
                 hashing.gather_hashed_cpu(table.table, which, addresses, rows, out, _FIRST)
             elif physical == STRING:

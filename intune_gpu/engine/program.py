@@ -59,28 +59,32 @@ class Program:
     def _compile(self, recipe: Recipe, schema: Schema, index_dtype: str) -> None:
         self.recipe = recipe
         self.columns = recipe.columns
-        self._physical = {name: schema[name].physical for name in recipe.columns}
-        self._index_dtype = np.dtype(index_dtype)
-        self._keys = list(recipe.sparse_names)
-        self._label = NumericGroup.build(schema[recipe.label].physical, [(0, recipe.label, ())])
-        self._dense = self._numeric_groups(schema)
-        self._singles, self._lists = self._id_groups(schema)
+        self.physical = {name: schema[name].physical for name in recipe.columns}
+        self.index_dtype = np.dtype(index_dtype)
+        self.keys = list(recipe.sparse_names)
+        singles, lists = self._id_groups(schema)
         features = list(enumerate(recipe.sparse_features))
-        self._crosses = [(i, f, self._hash_parameters(f)) for i, f in features if isinstance(f.last, Cross)]
-        self._bucketized = [
-            (i, NumericGroup.build(schema[f.columns[0]].physical, [(0, f.columns[0], (*f.ops, f.last))]))
-            for i, f in features
-            if isinstance(f.last, Bucketize)
-        ]
+        self.groups = Groups(
+            label=NumericGroup.build(schema[recipe.label].physical, [(0, recipe.label, ())]),
+            dense=self._numeric_groups(schema),
+            singles=singles,
+            lists=lists,
+            crosses=[(i, f, self._hash_parameters(f)) for i, f in features if isinstance(f.last, Cross)],
+            bucketized=[
+                (i, NumericGroup.build(schema[f.columns[0]].physical, [(0, f.columns[0], (*f.ops, f.last))]))
+                for i, f in features
+                if isinstance(f.last, Bucketize)
+            ],
+        )
         self._wirings: dict[tuple[str, ...], _Wiring] = {}
         self._layouts: dict[tuple[int, int], _Layout] = {}
         self._plain: dict[int, _Ids] = {}
-        self._dictionaries = Dictionaries()
+        self.dictionaries = Dictionaries()
 
     @property
     def row_nbytes(self) -> int:
         """Bytes of one row of output, list features counted as one value."""
-        sparse = len(self._keys) * (self._index_dtype.itemsize + 4)
+        sparse = len(self.keys) * (self.index_dtype.itemsize + 4)
         return 4 * len(self.recipe.dense_features) + 4 + sparse
 
     def run(self, raw: RawBatch) -> Batch:
@@ -91,26 +95,26 @@ class Program:
         """
         rows, table = raw.rows, raw.addresses
         wiring = self._wirings.get(table.names) or self._wire(table.names)
-        flat, ids = ([], self._one_id_a_row(rows)) if not self._lists else self._ids_of_lists(raw)
+        flat, ids = ([], self._one_id_a_row(rows)) if not self.groups.lists else self._ids_of_lists(raw)
         starts = ids.starts
         dense, label, values = self._allocate(rows, ids.total)
-        self._label.run(table.table, wiring.label, rows, label.reshape(rows, 1))
+        self.groups.label.run(table.table, wiring.label, rows, label.reshape(rows, 1))
         for numeric, which in wiring.dense:
             numeric.run(table.table, which, rows, dense)
         for (group, which), begins in zip(wiring.singles, ids.of_singles, strict=True):
             if table.dictionaries and group.physical == STRING:
-                self._dictionaries.hash(group, table, which, rows, values, begins)
+                self.dictionaries.hash(group, table, which, rows, values, begins)
             else:
                 group.run(table.table, which, rows, values, begins)
-        for group, column in zip(self._lists, flat, strict=True):
+        for group, column in zip(self.groups.lists, flat, strict=True):
             own = Addresses.of({"": column})
             group.run(own.table, _FIRST, column.rows, values, starts[group.features])
-        self._run_crosses(table, wiring, rows, values, starts)
-        for (i, numeric), which in zip(self._bucketized, wiring.bucketized, strict=True):
+        self.run_crosses(table, rows, values, starts)
+        for (i, numeric), which in zip(self.groups.bucketized, wiring.bucketized, strict=True):
             scratch = np.empty((rows, 1), np.float32)
             numeric.run(table.table, which, rows, scratch)
             values[starts[i] : starts[i] + rows] = np.nan_to_num(scratch[:, 0], copy=False, nan=0.0)  # missing: id 0
-        sparse = KeyedJaggedTensor(keys=self._keys, values=torch.from_numpy(values), lengths=ids.lengths, stride=rows)
+        sparse = KeyedJaggedTensor(keys=self.keys, values=torch.from_numpy(values), lengths=ids.lengths, stride=rows)
         return Batch(torch.from_numpy(dense), sparse, torch.from_numpy(label))
 
     def _one_id_a_row(self, rows: int) -> _Ids:
@@ -119,26 +123,27 @@ class Program:
         if known is None or known.lengths._version:
             if len(self._plain) >= MAX_SIZES:
                 self._plain.clear()
-            counts = np.full(len(self._keys), rows, np.int64)
-            total = self._checked(rows, counts)
+            counts = np.full(len(self.keys), rows, np.int64)
+            total = self.checked(rows, counts)
             self._plain[rows] = known = self._ids(torch.ones(total, dtype=torch.int32), counts, total)
         return known
 
     def _ids_of_lists(self, raw: RawBatch) -> tuple[list[FlatColumn], _Ids]:
         """Return the elements of each list column, and lengths and starts of the batch."""
         rows = raw.rows
-        lengths = self._pool.take(4 * len(self._keys) * rows).view(np.int32).reshape(len(self._keys), rows)
+        lengths = self._pool.take(4 * len(self.keys) * rows).view(np.int32).reshape(len(self.keys), rows)
         lengths.fill(1)
-        counts = np.full(len(self._keys), rows, np.int64)
+        counts = np.full(len(self.keys), rows, np.int64)
         flat = []
-        for group in self._lists:
+        for group in self.groups.lists:
             i = int(group.features[0])
             flat.append(elements(raw.columns[group.columns[0]], self.recipe.sparse_features[i].first_k, lengths[i]))
             counts[i] = flat[-1].rows
-        total = self._checked(rows, counts)
+        total = self.checked(rows, counts)
         return flat, self._ids(torch.from_numpy(lengths.reshape(-1)), counts, total)
 
-    def _checked(self, rows: int, counts: npt.NDArray[np.int64]) -> int:
+    def checked(self, rows: int, counts: npt.NDArray[np.int64]) -> int:
+        """Return the ids of a batch from the (F,) ids of its features, if TorchRec can take so many."""
         total = int(counts.sum())
         if total > MAX_IDS:
             raise ValueError(
@@ -148,28 +153,26 @@ class Program:
 
     def _ids(self, lengths: torch.Tensor, counts: npt.NDArray[np.int64], total: int) -> _Ids:
         starts = np.cumsum(counts) - counts
-        return _Ids(lengths, total, starts, [starts[group.features] for group in self._singles])
+        return _Ids(lengths, total, starts, [starts[group.features] for group in self.groups.singles])
 
     def _wire(self, names: tuple[str, ...]) -> _Wiring:
         """Look up where each group's columns stand among these names."""
         self._wirings[names] = wiring = _Wiring(
-            self._label.which(names),
-            [(group, group.which(names)) for group in self._dense],
-            [(group, group.which(names)) for group in self._singles],
-            [group.which(names) for _, group in self._bucketized],
-            {name: names.index(name) for _, feature, _ in self._crosses for name in feature.columns},
+            self.groups.label.which(names),
+            [(group, group.which(names)) for group in self.groups.dense],
+            [(group, group.which(names)) for group in self.groups.singles],
+            [group.which(names) for _, group in self.groups.bucketized],
         )
         return wiring
 
-    def _run_crosses(
-        self, table: Addresses, wiring: _Wiring, rows: int, values: Ids, starts: npt.NDArray[np.int64]
-    ) -> None:
-        if not self._crosses:
+    def run_crosses(self, table: Addresses, rows: int, values: Ids, starts: npt.NDArray[np.int64]) -> None:
+        """Write the ids of all crosses into `values`, each feature's from its start."""
+        if not self.groups.crosses:
             return
-        names = list(wiring.crossed)
-        columns = {name: (place, self._physical[name]) for name, place in wiring.crossed.items()}
-        words = self._dictionaries.words(table, columns, rows)
-        for i, feature, parameters in self._crosses:
+        names = list(dict.fromkeys(name for _, feature, _ in self.groups.crosses for name in feature.columns))
+        columns = {name: (table.names.index(name), self.physical[name]) for name in names}
+        words = self.dictionaries.words(table, columns, rows)
+        for i, feature, parameters in self.groups.crosses:
             which = np.array([names.index(name) for name in feature.columns], np.int64)
             hashing.cross_cpu(words, which, parameters, values[starts[i] : starts[i] + rows])
 
@@ -179,7 +182,7 @@ class Program:
         if layout is None:
             if len(self._layouts) >= MAX_SIZES:
                 self._layouts.clear()
-            layout = _Layout.of(rows, len(self.recipe.dense_features), ids, self._index_dtype)
+            layout = _Layout.of(rows, len(self.recipe.dense_features), ids, self.index_dtype)
             self._layouts[rows, ids] = layout
         buffer = self._pool.take(layout.nbytes)
         dense, label, values = (np.ndarray(shape, dtype, buffer, begin) for shape, dtype, begin in layout.parts)
@@ -226,6 +229,27 @@ class Program:
 
 
 @dataclass(frozen=True)
+class Groups:
+    """What is computed, sorted into passes over columns of one type and chain.
+
+    Attributes:
+        label: a group of one, into a matrix of one column.
+        dense: chains.
+        singles: hashes and modulo of one value a row.
+        lists: likewise of lists, each a group of its own.
+        crosses: (number among the keys, the feature, (3,) uint64 seed, buckets less reserved, reserved).
+        bucketized: (number among the keys, its chain).
+    """
+
+    label: NumericGroup
+    dense: list[NumericGroup]
+    singles: list[IdGroup]
+    lists: list[IdGroup]
+    crosses: list[tuple[int, SparseFeature, npt.NDArray[np.uint64]]]
+    bucketized: list[tuple[int, NumericGroup]]
+
+
+@dataclass(frozen=True)
 class _Wiring:
     """Where the columns of each group stand in a table of addresses."""
 
@@ -233,7 +257,6 @@ class _Wiring:
     dense: list[tuple[NumericGroup, npt.NDArray[np.int64]]]
     singles: list[tuple[IdGroup, npt.NDArray[np.int64]]]
     bucketized: list[npt.NDArray[np.int64]]
-    crossed: dict[str, int]
 
 
 @dataclass(frozen=True)

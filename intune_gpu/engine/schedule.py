@@ -175,17 +175,20 @@ class Schedule:
 
     # --- making batches ---
 
-    def start_batch(self, prefetch_bytes: int, wanted: int) -> int | None:
+    def start_batch(self, prefetch_bytes: int, wanted: int, max_ahead: int | None = None) -> int | None:
         """Return the next batch to make, or None when it has to wait.
 
         Args:
             prefetch_bytes: the budget.
             wanted: the batch that the consumer gets next, which may start at any price.
+            max_ahead: batches that may be begun and not yet taken.
         """
         number = self.next_batch
         if not self.has_batch:
             return None
         if number != wanted and self.in_flight_bytes + self.batch_bytes > prefetch_bytes:
+            return None
+        if max_ahead is not None and number - wanted >= max_ahead:
             return None
         self.next_batch += 1
         self.making += 1

@@ -32,12 +32,14 @@ class Transform(Generic[T]):
         nbytes: bytes of a finished batch.
         batch_bytes: estimate of one batch in the making, its raw rows and its finished form.
         rows: rows of a finished batch, to be checked; None where it cannot tell.
+        max_ahead: batches that may be begun and not yet taken, where something else than bytes limits them.
     """
 
     run: Callable[[RawBatch], T]
     nbytes: Callable[[T], int]
     batch_bytes: int
     rows: Callable[[T], int] | None = None
+    max_ahead: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

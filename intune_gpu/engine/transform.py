@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from intune_gpu.core.arrow_types import table_types
 from intune_gpu.core.columns import RawBatch
 from intune_gpu.core.errors import BadRowError, DataError, RecipeError
 from intune_gpu.engine.batch import Batch
+from intune_gpu.engine.gpu.opening import open_device
 from intune_gpu.engine.program import Program
 from intune_gpu.kernels.denormals import denormals_kept
 from intune_gpu.recipe import Recipe
@@ -20,16 +22,17 @@ from intune_gpu.recipe import Recipe
 def transform(
     table: pa.Table | pa.RecordBatch | Mapping[str, Any],
     recipe: Recipe,
-    device: str = "cpu",
+    device: Any = "cpu",
     index_dtype: str = "int64",
 ) -> Batch:
     """Turn a table into one batch, the same bytes as a `Loader` gives.
 
     Args:
         table: an Arrow table or record batch, or a mapping of names to NumPy arrays (or sequences), one entry a row.
-            Without the label's column, as where a model is asked and not trained, all labels are NaN.
+            Without the label's column, as where a model is asked and not trained, all labels are NaN. With a device,
+            arrays of a mapping may be on it already: CuPy's, torch's, and whatever else speaks DLPack.
         recipe: what to compute.
-        device: "cpu".
+        device: where the batch comes to stand: "cpu", "cuda", "cuda:1", or "auto", a GPU if there is one.
         index_dtype: "int64" or "int32", the type of the sparse ids.
 
     Returns:
@@ -39,9 +42,34 @@ def transform(
         RecipeError: the recipe does not fit the table.
         DataError: a column is missing, or of a type that cannot be used.
         BadRowError: a label is missing or not finite, or an id is not 1 to 8 hex digits.
+        DeviceError: there is no such device, or it cannot be used.
+        MissingPackageError: the device needs a package that is not installed.
     """
-    if device != "cpu":
-        raise RecipeError(f'device: expected "cpu", which this version transforms on, found {device!r}')
+    there = open_device(device)
+    if there is not None:
+        from intune_gpu.engine.gpu.one_shot import transform_on  # loads numba-cuda, which a CPU's user need not have
+
+        return transform_on(there, table, recipe, index_dtype)
+    prepared = prepare(table, recipe, index_dtype)
+    with denormals_kept():
+        return prepared.program.run(prepared.raw)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Prepared:
+    """A table that is ready to be transformed.
+
+    Attributes:
+        program: of the recipe, for the table's types.
+        raw: its columns.
+    """
+
+    program: Program
+    raw: RawBatch
+
+
+def prepare(table: pa.Table | pa.RecordBatch | Mapping[str, Any], recipe: Recipe, index_dtype: str) -> Prepared:
+    """Return a table's flat columns and the recipe compiled for them; raises what `transform` does."""
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"recipe: expected a Recipe, found {recipe!r}; Recipe.load reads a saved one")
     if isinstance(table, Mapping):
@@ -66,4 +94,4 @@ def transform(
                 f"table: row {first.row}, column {first.column!r}: {first.reason}{more}; "
                 "mend or drop it before the transform"
             )
-        return program.run(RawBatch(chunk.columns, chunk.rows))
+        return Prepared(program, RawBatch(chunk.columns, chunk.rows))

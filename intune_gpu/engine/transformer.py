@@ -37,7 +37,7 @@ def next_batch(state: RunState[Any], index: int) -> int | None:
     """Wait for a batch that may start; None when transformer `index` has to end. The caller holds the lock."""
     began = perf_counter()
     while not state.stopping and index < state.plan.transformers:
-        number = state.schedule.start_batch(state.plan.prefetch_bytes, state.wanted)
+        number = state.schedule.start_batch(state.plan.prefetch_bytes, state.wanted, state.transform.max_ahead)
         if number is not None:
             state.clocks.transform.wait_s += since(began)
             state.bytes_changed()

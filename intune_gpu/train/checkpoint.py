@@ -78,13 +78,18 @@ def partial_folder(root: Path, step: int) -> Path:
     return root / f".step-{step:09d}.partial"
 
 
+def whole_folder(root: Path, step: int) -> Path:
+    """Return where a checkpoint is once it is whole."""
+    return root / f"step-{step:09d}"
+
+
 def finish(root: Path, saved: Saved) -> Path:
     """Write the JSON file, give the folder its name, and remove all but the last `KEPT` checkpoints.
 
     Raises:
         CheckpointError: no space, no permission.
     """
-    partial, target = partial_folder(root, saved.step), root / f"step-{saved.step:09d}"
+    partial, target = partial_folder(root, saved.step), whole_folder(root, saved.step)
     try:
         with open(partial / STATE_FILE, "w", encoding="utf-8") as file:
             json.dump(asdict(saved), file, indent=1)

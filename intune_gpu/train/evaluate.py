@@ -10,7 +10,8 @@ import torch
 from intune_gpu.engine.batch import Batch
 from intune_gpu.recipe import Recipe
 from intune_gpu.train.auc import exact_auc
-from intune_gpu.train.feed import trainable
+from intune_gpu.train.checks import LateCheck
+from intune_gpu.train.feed import on_host, trainable
 from intune_gpu.train.model import Model
 from intune_gpu.train.place import Place
 from intune_gpu.train.stop import StopRequest
@@ -49,13 +50,18 @@ def evaluate(
     model.module.eval()
     bad_rows = 0
     labels, logits = [torch.empty(0)], [torch.empty(0)]
-    for batch in batches:
-        _, (_, answer, label) = model.module(trainable(batch, recipe).to(place.device))
+    check = LateCheck(recipe)
+    for number, batch in enumerate(batches):
+        usable = trainable(batch, recipe, None if on_host(batch) else check, number)
+        _, (_, answer, label) = model.module(usable.to(place.device))
         bad_rows = 0 if batch.cursor is None else batch.cursor.bad_rows
         labels.append(label.cpu())
         logits.append(answer.cpu())
         if place.any(stop.signal):
             return None
+        if check.full:
+            check.settle()
+    check.settle()
     all_labels = place.gather(torch.cat(labels)).cpu()
     all_logits = place.gather(torch.cat(logits)).cpu()
     known = ~torch.isnan(all_labels)

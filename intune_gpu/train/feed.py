@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -14,6 +14,8 @@ from intune_gpu.core.cursor import Cursor
 from intune_gpu.core.errors import DataError
 from intune_gpu.engine.batch import Batch
 from intune_gpu.recipe import Recipe
+from intune_gpu.train.checks import LateCheck, check_now
+from intune_gpu.train.ideal import Kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +35,35 @@ class Feed(Iterator[Batch]):
     Args:
         batches: of the loader.
         recipe: names the dense features, for errors.
-        pin: whether to put them into page-locked memory, for copies to a GPU.
+        pin: whether to put those that are on the host into page-locked memory, for copies to a GPU.
+        late: whether to check batches many steps later, as for a GPU that must not be waited for; by default those that
+            are not on the host.
+        keep: takes copies of the first batches, for `ideal`.
 
     Attributes:
         wait_s: time in which the trainer stood waiting for batches.
+        spoiled: whether a batch was trained that should not have been: the model is not to be saved any more.
     """
 
-    def __init__(self, batches: Iterator[Batch], recipe: Recipe, *, pin: bool = False) -> None:
+    def __init__(
+        self,
+        batches: Iterator[Batch],
+        recipe: Recipe,
+        *,
+        pin: bool = False,
+        late: bool | None = None,
+        keep: Kept | None = None,
+    ) -> None:
         self.wait_s = 0.0
+        self.spoiled = False
         self._batches = batches
         self._recipe = recipe
         self._pin = pin
+        self._late = late
+        self._keep = keep
+        self._check = LateCheck(recipe)
         self._taken: deque[Taken] = deque()
+        self._given = 0
         self._over = False
         self._first: Batch | None = None
 
@@ -62,15 +81,40 @@ class Feed(Iterator[Batch]):
         self._first = None
         if batch is None:
             self._over = True
+            self.look()
             raise StopIteration
         assert batch.cursor is not None  # a loader's batches have one
+        if self._check.full:
+            self.look()
+        late = self._late or (self._late is None and not on_host(batch))
+        usable = trainable(batch, self._recipe, self._check if late else None, self._given)
         self._taken.append(Taken(batch.cursor, len(batch)))
-        usable = trainable(batch, self._recipe)
-        return usable.pin_memory() if self._pin else usable
+        self._given += 1
+        if self._keep is not None and len(batch):
+            self._keep.offer(usable)
+        return _pinned(usable) if self._pin and on_host(usable) else usable
 
     def trained(self) -> Taken:
         """Return what the step that just ended has trained."""
         return self._taken.popleft()
+
+    def look(self) -> None:
+        """Look at what was found out on the device since the last look; nothing is left to see on the host.
+
+        Raises:
+            DataError: a batch cannot be learned from.
+        """
+        found = self._check.look()
+        if found is not None:
+            self.spoiled = found.number < self._given - len(self._taken)
+            raise DataError(f"{found.sentence} (batch {found.number + 1} of those that this epoch trained here)")
+
+    def close(self) -> None:
+        """End the epoch. May be called more than once."""
+        self._over = True
+        self._first = None
+        if isinstance(self._batches, Generator):
+            self._batches.close()
 
     def _wait(self) -> Batch | None:
         asked = perf_counter()
@@ -79,34 +123,42 @@ class Feed(Iterator[Batch]):
         return batch
 
 
-def trainable(batch: Batch, recipe: Recipe) -> Batch:
+def trainable(batch: Batch, recipe: Recipe, check: LateCheck | None = None, number: int = 0) -> Batch:
     """Return a batch that a DLRM can take: labels it can learn, finite numbers, at least one row.
 
     A batch whose rows were all bad becomes one row without ids and without a label (NaN), which the loss leaves out.
+
+    Args:
+        batch: as it comes.
+        recipe: names the features, for errors.
+        check: finds out later, without waiting for the device, what is wrong; without it, it is found out at once.
+        number: of the batch, for `check`.
 
     Raises:
         DataError: a label is not between 0 and 1, or a dense feature is infinite or not a number.
     """
     if len(batch) == 0:
         return _unlabelled_row(batch)
-    low, high = batch.label.aminmax()
-    if low < 0 or high > 1:
-        raise DataError(
-            f'label "{recipe.label}": expected values from 0 (no click) to 1 (click), found {float(low):g} to '
-            f"{float(high):g}; write a column of 0 and 1, and name it in the recipe"
-        )
-    finite = batch.dense.isfinite()
-    if not finite.all():
-        row, column = (int(at) for at in (~finite).nonzero()[0])
-        raise DataError(
-            f'dense feature "{recipe.dense_names[column]}": expected finite numbers, found '
-            f"{float(batch.dense[row, column])}; bound it in the recipe, as with Clip(min=0.0, max=1e6)"
-        )
+    if check is None:
+        check_now(batch, recipe)
+    else:
+        check.add(number, batch)
     return batch
 
 
+def on_host(batch: Batch) -> bool:
+    """Return whether a batch is in the host's memory."""
+    return batch.label.device.type == "cpu"
+
+
+def _pinned(batch: Batch) -> Batch:
+    batch.sparse.length_per_key()  # kept with it: TorchRec needs these, and would wait for the GPU to add them up
+    return batch.pin_memory()
+
+
 def _unlabelled_row(batch: Batch) -> Batch:
-    keys, width = batch.sparse.keys(), batch.dense.shape[1]
-    lengths = torch.zeros(len(keys), dtype=batch.sparse.lengths().dtype)
+    keys, width, device = batch.sparse.keys(), batch.dense.shape[1], batch.label.device
+    lengths = torch.zeros(len(keys), dtype=batch.sparse.lengths().dtype, device=device)
     ids = KeyedJaggedTensor(keys, batch.sparse.values()[:0], lengths=lengths)
-    return Batch(torch.zeros(1, width), ids, torch.full((1,), float("nan")), batch.cursor)
+    dense = torch.zeros(1, width, device=device)
+    return Batch(dense, ids, torch.full((1,), float("nan"), device=device), batch.cursor)

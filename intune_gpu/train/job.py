@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from intune_gpu.core.errors import DataError, IntuneError, ResumeError
 from intune_gpu.core.source import Source
@@ -16,7 +17,7 @@ from intune_gpu.recipe import Recipe
 from intune_gpu.sources.synthetic import write_click_logs
 from intune_gpu.train import checkpoint, weights
 from intune_gpu.train.checkpoint import Saved
-from intune_gpu.train.config import Config, UsageError
+from intune_gpu.train.config import Config, LoadingConfig, UsageError, share_on_gpu
 from intune_gpu.train.data import SYNTHETIC_ROWS, SYNTHETIC_SEED, load_recipe, open_data, synthetic_folder
 from intune_gpu.train.loop import Job, Trainer
 from intune_gpu.train.meter import Meter
@@ -44,8 +45,10 @@ def run(config: Config, resumed: Path | None) -> int:
     """
     recipe = load_recipe(config.data)
     with ExitStack() as stack:
-        place = stack.enter_context(joined(config.training.device))
+        place = stack.enter_context(joined(config.training.device, share_on_gpu(config.loading.placement)))
         screen = stack.enter_context(Screen(silent=not place.leads))
+        for note in place.notes:
+            screen.say(note)
         config = _named(config, place)
         run_dir = Path(config.keeping.run_dir or "")
         if not config.data.data:
@@ -78,9 +81,13 @@ def run(config: Config, resumed: Path | None) -> int:
             screen.end_line()
             if place.world_size == 1:  # others would wait in vain for the rank that failed
                 trainer.save()
-                screen.say(how_to_resume(trainer.saved or resumed, "when what follows is set right, go on with"))
+                good = trainer.saved or resumed
+                if good is not None or not trainer.spoiled:
+                    screen.say(how_to_resume(good, "when what follows is set right, go on with"))
             raise
         screen.end_line()
+        if not trainer.stopped_by:
+            trainer.measure_ideal()
         if resumed is not None and meter.steps_here == 0 and not trainer.stopped_by:
             screen.say(
                 f"nothing is left to train: {resumed} is the end of its run; for more, raise --epochs or --max-steps"
@@ -165,11 +172,24 @@ def _loader(source: Source, recipe: Recipe, config: Config, place: Place, bad_ro
             on_bad_row=data.on_bad_row,
             max_bad_fraction=data.max_bad_fraction,
             quarantine_dir=bad_rows,
+            **_gpu_options(loading, place),
         )
     except IntuneError:
         raise
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _gpu_options(config: LoadingConfig, place: Place) -> dict[str, Any]:
+    """Return what a loader is told of the GPU; nothing where the model is on the CPU."""
+    if place.device.type == "cpu":
+        return {}
+    mib = config.gpu_budget_mib
+    return {
+        "device": str(place.device),
+        "placement": place.placement,
+        "gpu_budget_bytes": None if mib is None else mib << 20,
+    }
 
 
 def _checked(folder: Path, recipe: Recipe, config: Config) -> Saved:

@@ -18,7 +18,8 @@ from intune_gpu.train import checkpoint, weights
 from intune_gpu.train.config import Config
 from intune_gpu.train.evaluate import Evaluation, evaluate
 from intune_gpu.train.feed import Feed, Taken
-from intune_gpu.train.meter import Meter
+from intune_gpu.train.ideal import Ideal, Kept, measure
+from intune_gpu.train.meter import WARM_STEPS, Meter
 from intune_gpu.train.metrics import versions
 from intune_gpu.train.model import Model
 from intune_gpu.train.place import Place
@@ -27,6 +28,8 @@ from intune_gpu.train.scalars import Scalars
 from intune_gpu.train.stop import StopRequest
 
 SCALARS_A_RUN = 1000
+STEPS_A_QUESTION = 16
+LEAST_STEPS_A_SCALAR = 20  # on a GPU, which is waited for each time
 
 
 class DivergedError(IntuneError):
@@ -84,6 +87,7 @@ class Trainer:
     Attributes:
         meter: counts rows, steps, times and losses.
         evaluation: the last one.
+        ideal: how fast training is without loading, where that was asked for.
         saved: the last checkpoint.
         stopped_by: the signal that ended training, or 0.
         first_batch_s: when the first batch came, a `perf_counter`.
@@ -94,16 +98,20 @@ class Trainer:
         self.job = job
         self.meter = meter
         self.evaluation: Evaluation | None = None
+        self.ideal: Ideal | None = None
         self.saved: Path | None = None
         self.stopped_by = 0
         self.first_batch_s: float | None = None
         self.first_step_s: float | None = None
         self._saved_step = -1
         self._cursor: Cursor | None = None
+        self._feed: Feed | None = None
+        self._kept = Kept() if job.config.training.measure_ideal else None
         kind = TrainPipelineSparseDist if job.sparse_dist else TrainPipelineBase
         self._pipeline = kind(job.model.module, job.model.optimizer, job.place.device)
         steps = job.config.training.max_steps or job.config.training.epochs * len(job.loader)
-        self._scalars_every = max(1, steps // SCALARS_A_RUN)
+        least = 1 if job.place.device.type == "cpu" else LEAST_STEPS_A_SCALAR
+        self._scalars_every = max(least, steps // SCALARS_A_RUN)
 
     def run(self) -> None:
         """Train until the epochs or the steps that were asked for are over, or a signal came; save, and evaluate.
@@ -112,11 +120,12 @@ class Trainer:
             IntuneError: the data or the disk failed, or the loss is not a number.
         """
         for feed in self._feeds():
+            self._feed = feed
             self.job.model.module.train()
             for taken, loss in self._steps(feed):
                 self.meter.note(taken, loss, feed.wait_s)
                 self._report()
-                self.stopped_by = self.job.place.any(self.job.stop.signal)
+                self.stopped_by = self._asked_to_stop()
                 every = self.job.config.keeping.checkpoint_every
                 if self.stopped_by or (every and self.meter.step % every == 0):
                     self.save()
@@ -135,10 +144,16 @@ class Trainer:
             self._evaluate()
 
     def save(self) -> None:
-        """Save a checkpoint behind the last trained batch, unless there is one; all ranks do it together."""
+        """Save a checkpoint behind the last trained batch, unless there is one; all ranks do it together.
+
+        A model that was trained on a batch that it should not have seen is never saved.
+        """
         job, meter = self.job, self.meter
-        if meter.step == self._saved_step or self._cursor is None:
+        if meter.step == self._saved_step or self._cursor is None or self.spoiled:
             return
+        self._catch_up()
+        if self._feed is not None:
+            self._feed.look()
         self._check_loss()
         if job.place.leads:
             checkpoint.begin(job.checkpoints, meter.step)
@@ -160,15 +175,34 @@ class Trainer:
                 versions=versions(),
                 saved_at_ns=checkpoint.now_ns(),
             )
-            self.saved = checkpoint.finish(job.checkpoints, saved)
+            checkpoint.finish(job.checkpoints, saved)
         job.place.wait()
-        self._saved_step = meter.step
+        self.saved, self._saved_step = checkpoint.whole_folder(job.checkpoints, meter.step), meter.step
+
+    def measure_ideal(self) -> None:
+        """Time the steps without loading, where that was asked for, and put the weights back; all ranks call this."""
+        job = self.job
+        if self._kept is None or self._feed is None or self.saved is None or self._saved_step != self.meter.step:
+            return
+        self._feed.close()
+        self._pipeline.reset()  # --max-steps leaves batches in it
+        job.model.module.train()
+        self.ideal = measure(self._pipeline, self._kept, job.place, job.stop)
+        self._free_model()
+        self._pipeline.reset()
+        weights.load(job.model, self.saved, [weights.file_name(rank) for rank in range(job.place.world_size)])
+        self.stopped_by = job.place.any(job.stop.signal)
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether a batch was trained that should not have been, which a GPU tells many steps later."""
+        return self._feed is not None and self._feed.spoiled
 
     def _feeds(self) -> Iterator[Feed]:
         """Give each epoch that is left."""
         pin = self.job.place.device.type == "cuda"
         while not self._enough_steps:
-            feed = Feed(iter(self.job.loader), self.job.recipe, pin=pin)
+            feed = Feed(iter(self.job.loader), self.job.recipe, pin=pin, keep=self._kept)
             if feed.epoch is None or feed.epoch >= self.job.config.training.epochs:
                 return
             self.first_batch_s = self.first_batch_s or perf_counter()
@@ -187,6 +221,8 @@ class Trainer:
             self._cursor = taken.cursor
             now = perf_counter()
             self.meter.train_s += now - began
+            if self.meter.steps_here + 1 == WARM_STEPS:
+                self._catch_up()  # what follows is measured by itself
             self.first_step_s = self.first_step_s or now
             yield taken, loss
 
@@ -195,16 +231,26 @@ class Trainer:
         most = self.job.config.training.max_steps
         return most is not None and self.meter.step >= most
 
+    def _asked_to_stop(self) -> int:
+        """Return the signal that any rank got, or 0; asking waits for GPUs, so there it is done in some steps only."""
+        place = self.job.place
+        waits = place.device.type == "cuda" and place.world_size > 1
+        return 0 if waits and self.meter.step % STEPS_A_QUESTION else place.any(self.job.stop.signal)
+
     def _free_model(self) -> None:
         """Take the model out of the pipeline, so that it can be called directly."""
-        if self.job.place.device.type == "cuda":  # the host runs ahead of the last steps
-            began = perf_counter()
-            torch.cuda.synchronize(self.job.place.device)
-            self.meter.train_s += perf_counter() - began
+        self._catch_up()
         if isinstance(self._pipeline, TrainPipelineSparseDist):
             self._pipeline.detach()
         else:
             self._pipeline.reset()
+
+    def _catch_up(self) -> None:
+        """Wait for a GPU, which is behind the host, before its numbers are read: that is time of the steps."""
+        if self.job.place.device.type == "cuda":
+            began = perf_counter()
+            torch.cuda.synchronize(self.job.place.device)
+            self.meter.train_s += perf_counter() - began
 
     def _evaluate(self) -> None:
         job = self.job
@@ -225,6 +271,7 @@ class Trainer:
     def _report(self) -> None:
         meter, job = self.meter, self.job
         if meter.step % self._scalars_every == 0:
+            self._catch_up()
             self._check_loss()
             values = {
                 "train/loss": meter.loss(),
@@ -233,6 +280,7 @@ class Trainer:
             }
             job.scalars.add(meter.step, values)
         if job.screen.due and meter.steps_here > 1:
+            self._catch_up()
             self._check_loss()
             job.screen.show(self._snapshot())
 
@@ -259,6 +307,8 @@ class Trainer:
 
     def _check_loss(self) -> None:
         if not self.meter.finite:
+            if self._feed is not None:
+                self._feed.look()  # what the batches held is a better reason
             raise DivergedError(
                 f"loss: expected a number, found {self.meter.loss()} at step {self.meter.step}; lower --lr "
                 f"(it is {self.job.config.model.lr:g}) and resume from the last checkpoint, or start anew"

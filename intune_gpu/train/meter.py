@@ -10,6 +10,7 @@ import torch
 from intune_gpu.train.feed import Taken
 
 LAST_STEPS = 20
+WARM_STEPS = 5
 
 
 class Meter:
@@ -41,6 +42,7 @@ class Meter:
         self._wait_s = 0.0
         self._wait_s_before = 0.0
         self._mark: tuple[int, float] | None = None
+        self._warm: tuple[int, float] | None = None
 
     def begin_epoch(self, epoch: int, wait_s: float) -> None:
         """Note that an epoch, counted from 0, begins, and how long its first batch was waited for."""
@@ -63,6 +65,8 @@ class Meter:
         self._wait_s = wait_s
         if self._mark is None:  # the first step waited for threads to start and code to load: no measure of the rest
             self._mark = (self.rows, self.train_s)
+        if self.steps_here == WARM_STEPS:
+            self._warm = (self.rows, self.train_s)
         if taken.rows:
             self._losses.append(loss)
             if self._loss_first is None:
@@ -101,6 +105,16 @@ class Meter:
     def rows_per_s(self) -> float:
         """Return the rows of this rank trained here, over the time their steps took."""
         return self.rows_here / self.train_s if self.train_s else 0.0
+
+    @property
+    def steady_rows(self) -> int:
+        """Good rows trained here behind the first `WARM_STEPS`, in which threads start and code is loaded."""
+        return 0 if self._warm is None else self.rows - self._warm[0]
+
+    @property
+    def steady_s(self) -> float:
+        """Time that their steps took."""
+        return 0.0 if self._warm is None else self.train_s - self._warm[1]
 
     def recent_rows_per_s(self) -> float:
         """Return the same since this was last asked, the very first step left out."""

@@ -37,7 +37,11 @@ class Metrics:
         epochs: epochs that were begun.
         steps: steps trained since the very first one.
         rows_per_s: rows trained by this process group, over the time its steps took (not evaluation, not checkpoints).
-        exposed_wait_pct: share of that time in which the trainer stood waiting for a batch.
+        steady_rows_per_s: the same without the first five steps, in which threads start and code is loaded.
+        ideal_rows_per_s: of the same steps on batches that were on the device already, with no loading at all.
+        ideal_spread_pct: from the slowest to the fastest of the blocks of steps that it is the median of.
+        below_ideal_pct: how far `steady_rows_per_s` is below it, in percent of it; above it, it is negative.
+        exposed_wait_pct: share of the time of all steps in which the trainer stood waiting for a batch.
         time_to_first_batch_s: from making the loader to its first batch.
         time_to_first_step_s: from the start of the process to the end of its first step.
         startup_s: from the start of the process to making the loader: imports, and opening the data.
@@ -52,6 +56,7 @@ class Metrics:
         eval_rows: held-out rows.
         eval_loss: mean loss on them.
         device: of the model.
+        precision: of the dense layers.
         world_size: ranks.
         pipeline: TorchRec's train pipeline.
         plan: readers, transformers and prefetch at the end.
@@ -67,6 +72,10 @@ class Metrics:
     epochs: int
     steps: int
     rows_per_s: float
+    steady_rows_per_s: float | None
+    ideal_rows_per_s: float | None
+    ideal_spread_pct: float | None
+    below_ideal_pct: float | None
     exposed_wait_pct: float
     time_to_first_batch_s: float | None
     time_to_first_step_s: float | None
@@ -82,6 +91,7 @@ class Metrics:
     eval_rows: int
     eval_loss: float | None
     device: str
+    precision: str
     world_size: int
     pipeline: str
     plan: Mapping[str, Any]
@@ -138,11 +148,16 @@ def collect(trainer: Trainer, origin: Origin) -> Metrics:
     wall_s = process_age_s()
     started_s = perf_counter() - wall_s
     here = job.place.sum(meter.rows_here)
+    steady, ideal = _steady_rows_per_s(trainer), trainer.ideal
     return Metrics(
         rows=job.place.sum(meter.rows),
         epochs=meter.epoch + 1,
         steps=meter.step,
         rows_per_s=here / meter.train_s if meter.train_s else 0.0,
+        steady_rows_per_s=steady,
+        ideal_rows_per_s=None if ideal is None else ideal.rows_per_s,
+        ideal_spread_pct=None if ideal is None else ideal.spread_pct,
+        below_ideal_pct=None if ideal is None or steady is None else ideal.below_pct(steady),
         exposed_wait_pct=meter.wait_pct,
         time_to_first_batch_s=None if trainer.first_batch_s is None else trainer.first_batch_s - origin.loading_s,
         time_to_first_step_s=None if trainer.first_step_s is None else trainer.first_step_s - started_s,
@@ -158,6 +173,7 @@ def collect(trainer: Trainer, origin: Origin) -> Metrics:
         eval_rows=0 if found is None else found.rows,
         eval_loss=None if found is None else found.loss,
         device=job.place.device_name,
+        precision=job.config.model.precision,
         world_size=job.place.world_size,
         pipeline=job.pipeline_name,
         plan=asdict(job.loader.plan),
@@ -168,6 +184,12 @@ def collect(trainer: Trainer, origin: Origin) -> Metrics:
         checkpoint=_text(trainer.saved or origin.resumed_from),
         versions=versions(),
     )
+
+
+def _steady_rows_per_s(trainer: Trainer) -> float | None:
+    meter, place = trainer.meter, trainer.job.place
+    rows = place.sum(meter.steady_rows)
+    return rows / meter.steady_s if meter.steady_s else None
 
 
 def _text(path: Path | None) -> str | None:

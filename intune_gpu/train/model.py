@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -63,11 +64,13 @@ class ClickModel(nn.Module):
     Args:
         dlrm: takes (B, max(D, 1)) float32 and the ids.
         dense: D, the number of dense features; with none, the DLRM gets a constant one instead.
+        bf16_on: the kind of device whose dense layers compute in bfloat16; None computes in float32.
     """
 
-    def __init__(self, dlrm: DLRM, dense: int) -> None:
+    def __init__(self, dlrm: DLRM, dense: int, bf16_on: str | None = None) -> None:
         super().__init__()
         self.dense = dense
+        self.bf16_on = bf16_on
         self.standardize = Standardize(dense)
         self.dlrm = dlrm
 
@@ -75,11 +78,16 @@ class ClickModel(nn.Module):
         """Return the loss and, detached, (loss, logits, labels). A row without a label (NaN) counts nothing."""
         known = batch.label == batch.label
         dense = self.standardize(batch.dense, known) if self.dense else torch.ones_like(batch.label).unsqueeze(-1)
-        logits = self.dlrm(dense, batch.sparse).squeeze(-1)
+        with self._precision():
+            logits = self.dlrm(dense, batch.sparse).squeeze(-1).float()
         label = torch.where(known, batch.label, 0.0)
         each = nn.functional.binary_cross_entropy_with_logits(logits, label, reduction="none")
         loss = torch.where(known, each, 0.0).sum() / known.sum().clamp(min=1)
         return loss, (loss.detach(), logits.detach(), batch.label)
+
+    def _precision(self) -> AbstractContextManager[object]:
+        # Weights, embeddings and what the optimizers keep stay float32: autocast rounds what goes into a product only.
+        return torch.autocast(self.bf16_on, torch.bfloat16) if self.bf16_on else nullcontext()
 
 
 class Standardize(nn.Module):
@@ -149,7 +157,10 @@ def build(recipe: Recipe, config: ModelConfig, seed: int, place: Place) -> Model
         )
     _check_size(recipe, config, place)
     torch.manual_seed(seed)
-    module = ClickModel(_dlrm(recipe, config), len(recipe.dense_names))
+    if place.device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if config.tf32 else "highest")  # "high" is TF32
+    bf16_on = place.device.type if config.precision == "bf16" else None
+    module = ClickModel(_dlrm(recipe, config), len(recipe.dense_names), bf16_on)
     fused = {"optimizer": _TABLE_OPTIMIZERS[config.table_optimizer], "learning_rate": config.lr, "eps": EPS}
     sharder = EmbeddingBagCollectionSharder(fused_params=fused)
     model = DistributedModelParallel(

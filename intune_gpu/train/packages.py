@@ -7,6 +7,7 @@ import logging
 import warnings
 
 from intune_gpu.core.errors import MissingPackageError
+from intune_gpu.core.packages import EXTRAS, is_absent
 
 NEEDED = ("torch", "fbgemm_gpu", "torchrec")
 
@@ -22,10 +23,11 @@ def require_packages() -> None:
         try:
             importlib.import_module(name)
         except (ImportError, OSError) as error:  # OSError: fbgemm built for CUDA where there is none, or another torch
-            why = "it is not installed" if isinstance(error, ModuleNotFoundError) and error.name == name else error
+            why = "it is not installed" if is_absent(name, error) else error
             raise MissingPackageError(
                 f"training needs torch, fbgemm and TorchRec that fit each other, found that {name} cannot be imported "
-                f'({why}); run make train, or pip install "intune_gpu[train,cpu]" ([train,cuda] with an NVIDIA GPU)'
+                f'({why}); run make train, or pip install "intune_gpu[{EXTRAS[name]}]" '
+                "([train,cuda] with an NVIDIA GPU)"
             ) from error
 
 

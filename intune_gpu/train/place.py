@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from intune_gpu.train.config import UsageError
+from intune_gpu.core.gpu import find_driver
+from intune_gpu.train.device import GpuReport, choose, look
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,16 @@ class Place:
         rank: of this process, from 0.
         world_size: number of processes.
         local_world_size: of them on this machine.
+        placement: share of the preprocessing that the GPU does, 0 to 1.
+        notes: lines for the user on how the device was chosen.
     """
 
     device: torch.device
     rank: int = 0
     world_size: int = 1
     local_world_size: int = 1
+    placement: float = 0.0
+    notes: tuple[str, ...] = ()
 
     @property
     def leads(self) -> bool:
@@ -78,29 +83,30 @@ class Place:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Place]:
+def joined(device: str, placement: float | None = None) -> Iterator[Place]:
     """Join the ranks that torchrun started, or be the only one.
 
     Args:
         device: `"auto"`, `"cpu"` or `"cuda"`.
+        placement: share of the preprocessing that the GPU is to do; None takes all of it where there is one.
 
     Raises:
-        UsageError: there is no GPU and `"cuda"` was asked for.
+        UsageError: what was asked for cannot be had here; the sentence says what is missing.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        built = "sees none" if torch.version.cuda else "is built for the CPU only"
-        raise UsageError(
-            f"--device cuda: expected an NVIDIA GPU, and torch {torch.__version__} {built}; use --device cpu"
-        )
-    kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     rank, world_size, local_rank, local_world_size = (
         int(os.environ.get(name, default))
         for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
     )
-    where = torch.device(kind, local_rank) if kind == "cuda" else torch.device("cpu")
-    if kind == "cuda":
+
+    def looked(compiles: bool) -> GpuReport:
+        return look(find_driver(), compiles=compiles, ranks=local_world_size, local_rank=local_rank)
+
+    choice = choose(device, placement, looked)
+    where = torch.device("cpu")
+    if choice.kind == "cuda":
+        where = torch.device("cuda", local_rank)
         torch.cuda.set_device(where)
-    backend = "nccl" if kind == "cuda" else "gloo"
+    backend = "nccl" if choice.kind == "cuda" else "gloo"
     if world_size > 1:
         dist.init_process_group(backend)
     else:
@@ -108,6 +114,6 @@ def joined(device: str) -> Iterator[Place]:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     try:
-        yield Place(where, rank, world_size, local_world_size)
+        yield Place(where, rank, world_size, local_world_size, choice.placement, choice.notes)
     finally:
         dist.destroy_process_group()

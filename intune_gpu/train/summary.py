@@ -20,6 +20,13 @@ def summary(metrics: Metrics, run_dir: Path) -> str:
         f"transformers {plan['transformers']}, {plan['prefetch_bytes'] >> 20} MiB of prefetch",
         f"time      {metrics.wall_s:.1f} s in all, first step after {_number(metrics.time_to_first_step_s, 1)} s",
     ]
+    if metrics.below_ideal_pct is not None:
+        lines.insert(
+            1,
+            f"ideal     {_number(metrics.ideal_rows_per_s, 0)} rows/s without loading (blocks within "
+            f"{_number(metrics.ideal_spread_pct, 1)} %), {_number(metrics.steady_rows_per_s, 0)} in this run: "
+            f"{_number(metrics.below_ideal_pct, 1)} % below",
+        )
     if metrics.bad_rows or metrics.eval_bad_rows:
         counts = f"{metrics.bad_rows:,} of training (an epoch's most), {metrics.eval_bad_rows:,} held out"
         lines.append(f"bad rows  {counts}; see {run_dir}/bad_rows.jsonl")
@@ -46,4 +53,4 @@ def _auc(metrics: Metrics) -> str:
 
 
 def _number(value: float | None, digits: int = 4) -> str:
-    return "none" if value is None else f"{value:.{digits}f}"
+    return "none" if value is None else f"{value:,.{digits}f}"

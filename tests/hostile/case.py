@@ -64,7 +64,7 @@ _ELSEWHERE = (
     (r"(expected JSON, found: )(?!the key)[^;]*;", r"\1...;"),
     (r"(as UTF-8 text: ).*", r"\1..."),
     (r"found [^;]*(File too large)[^;]*;", r"found ... \1;"),
-    (r"torch \d\S* (sees none|is built for the CPU only)", "torch ..."),
+    (r"(found no NVIDIA driver) \([^;]*\);", r"\1 (...);"),
     (r"[\d.]+ GiB", "... GiB"),
     (r"\(\d{3,} bytes\)", "(... bytes)"),
     (r"(prefetch_bytes: expected at least )\d+(?= for)", r"\1..."),

@@ -15,9 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 import intune_gpu as ig
+from intune_gpu.core.gpu import find_driver
 from intune_gpu.train.__main__ import main
 from tests.hostile.case import HEAD, Seen, case, load, message_of, rows, write
 
@@ -84,6 +84,10 @@ WRONG = [
     ("--transformers 0", "--transformers: expected at least 1, found 0"),
     ("--transformers 513", "transformers: expected 1 to 512, found 513"),
     ("--prefetch-mib 0", "--prefetch-mib: expected at least 1, found 0"),
+    ("--gpu-budget-mib 0", "--gpu-budget-mib: expected at least 1, found 0"),
+    ("--placement half", "--placement: expected all-cpu, all-gpu or a share from 0 to 1, found half"),
+    ("--placement all-gpu", "--placement: expected all-cpu with --device cpu, found all-gpu"),
+    ("--precision fp64", "precision"),
     ("--recipe criteo --num-buckets 1", "--num-buckets: expected at least 2, found 1"),
     ("--recipe nonsense", "--recipe: expected criteo or a JSON file that Recipe.save wrote, found nonsense"),
     ("--eval-fraction 1", "--eval-fraction: expected 0 or more, below 1, found 1.0"),
@@ -136,9 +140,9 @@ for _code, _flags in ((2, WRONG), (1, UNFIT)):
 @case(
     FLAGS,
     "`--device cuda` where no GPU is",
-    r"--device cuda: expected an NVIDIA GPU",
+    r"--device cuda: expected an NVIDIA GPU, found no NVIDIA driver",
     "exit code 2; nothing was written",
-    needs=lambda: not torch.cuda.is_available(),
+    needs=lambda: find_driver().cuda is None and not find_driver().module,
 )
 def cuda_without_gpu(here: Path) -> Seen:
     clicks([0, 1] * (ROWS // 2))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from intune_gpu.kernels import denormals, fusing, memory, numeric, primitives
+from intune_gpu.kernels import denormals, fusing, generating, memory, numeric, primitives
 
 CANONICAL_NAN = 0x7FC00000
 
@@ -132,8 +132,8 @@ def test_folders_of_kernels_that_nobody_uses_are_removed(tmp_path: Path) -> None
     for folder in (mine, recent, old, tmp_path / "index"):
         folder.mkdir()
         (folder / "file").touch()
-    long_ago = time.time() - 2 * fusing.UNUSED_S
+    long_ago = time.time() - 2 * generating.UNUSED_S
     for folder in (mine, old, tmp_path / "index"):
         os.utime(folder, (long_ago, long_ago))
-    fusing._remove_unused(mine)
+    generating._remove_unused(mine)
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["index", "kernels-mine", "kernels-recent"]

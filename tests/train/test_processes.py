@@ -57,12 +57,13 @@ def test_killed_anywhere_and_resumed_is_as_never_killed(clicks: Path, tmp_path: 
 
 def test_two_ranks_train_on_all_rows_and_one_can_go_on_alone(clicks: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    one_rank = command(clicks, "--run-dir", run, "--checkpoint-every", 0)
+    one_rank = command(clicks, "--run-dir", run, "--checkpoint-every", 0, "--measure-ideal")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*torchrun, *one_rank[1:]], check=True, cwd=tmp_path, capture_output=True, text=True)
     found = metrics_of(run)
     assert (found["world_size"], found["rows"], found["steps"]) == (2, 7_200, 114)
     assert found["eval_rows"] == 400
+    assert found["below_ideal_pct"] == 100 * (1 - found["steady_rows_per_s"] / found["ideal_rows_per_s"])
     assert 0.6 < found["auc"] < found["auc_ceiling"]
     assert done.stdout.count("trained ") == 1, "only the first rank prints"
     saved = run / "checkpoints" / "step-000000114"

@@ -1,0 +1,1 @@
+"""The GPU half of the engine. Whoever changes the CPU half need not know it."""

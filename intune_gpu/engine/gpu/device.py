@@ -1,0 +1,184 @@
+"""What the executor asks of a device: memory, two streams, launches, and marks to wait for.
+
+Nothing here knows what is computed. Tests give the executor a device that lives in host memory, runs the same kernels
+compiled for the CPU, and does what was asked of its streams as late, and in as odd an order, as streams allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from intune_gpu.kernels.launching import THREADS, Kernel, grid
+
+
+class DeviceMemoryError(MemoryError):
+    """The device has no room for an allocation.
+
+    Attributes:
+        group: the group of features that asked for it; None where a batch as a whole did.
+    """
+
+    group: str | None = None
+
+
+class Mark(Protocol):
+    """A moment in the work of a device."""
+
+    def reached(self) -> bool:
+        """Whether all work given before it is done."""
+        ...
+
+    def wait(self) -> None:
+        """Stop the calling thread until it is reached."""
+        ...
+
+    def before_current_stream(self) -> None:
+        """Let what the caller gives to its own stream from now on begin behind it, without stopping the caller."""
+        ...
+
+
+class Device(Protocol):
+    """One device as the executor sees it. Calls of one batch come together, under the executor's lock."""
+
+    @property
+    def where(self) -> torch.device:
+        """Where its tensors are."""
+        ...
+
+    def pinned(self, nbytes: int) -> torch.Tensor:
+        """Return (nbytes,) uint8 of page-locked host memory, aligned to 256 bytes."""
+        ...
+
+    def empty(self, nbytes: int) -> torch.Tensor:
+        """Return (nbytes,) uint8 on the device, aligned to 256 bytes, for work on the transform stream.
+
+        Raises:
+            DeviceMemoryError: there is no room.
+        """
+        ...
+
+    def upload(self, host: torch.Tensor) -> torch.Tensor:
+        """Return a copy on the device, complete for all streams; for what is kept, not for what comes with a batch."""
+        ...
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        """Copy page-locked memory to the device, on the copy stream; what follows on the transform stream waits."""
+        ...
+
+    def transform(self, work: Callable[[], object]) -> None:
+        """Do torch operations on the transform stream."""
+        ...
+
+    def launch(self, kernel: Kernel, rows: int, features: int, *arguments: Any) -> None:
+        """Launch a kernel on the transform stream."""
+        ...
+
+    def after_current_stream(self) -> None:
+        """Let the transform stream wait for what the caller's own stream was given: for tensors that it made."""
+        ...
+
+    def mark(self) -> Mark:
+        """Return a mark behind everything that was given to both streams."""
+        ...
+
+    def used_by_current_stream(self, tensor: torch.Tensor) -> None:
+        """Keep a tensor's memory until what the caller's own stream was given so far, when it is let go, is done."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Bytes that could still be allocated."""
+        ...
+
+
+class CudaMark:
+    """A CUDA event."""
+
+    def __init__(self, event: torch.cuda.Event, device: torch.device) -> None:
+        self._event, self._device = event, device
+
+    def reached(self) -> bool:
+        """Whether all work given before it is done."""
+        return bool(self._event.query())  # type: ignore[no-untyped-call]
+
+    def wait(self) -> None:
+        """Stop the calling thread until it is reached."""
+        self._event.synchronize()
+
+    def before_current_stream(self) -> None:
+        """Let the caller's stream wait."""
+        torch.cuda.current_stream(self._device).wait_event(self._event)
+
+
+class CudaDevice:
+    """An NVIDIA GPU: torch's memory, two streams of the lowest priority, Numba's kernels.
+
+    Args:
+        where: a CUDA device.
+    """
+
+    def __init__(self, where: torch.device) -> None:
+        from intune_gpu.kernels import cuda_launch  # asks for numba-cuda, which a CPU's user need not have
+
+        index = torch.cuda.current_device() if where == torch.device("cuda") else where.index
+        self.where = torch.device("cuda", index)
+        # Higher numbers are lower priorities, and 0 is the lowest: training goes first on a stream of -1.
+        self._copies = torch.cuda.Stream(self.where, priority=0)  # type: ignore[no-untyped-call]
+        self._transforms = torch.cuda.Stream(self.where, priority=0)  # type: ignore[no-untyped-call]
+        self._launcher = cuda_launch.Launcher(index, self._transforms.cuda_stream)
+
+    def pinned(self, nbytes: int) -> torch.Tensor:
+        """Return (nbytes,) uint8 of page-locked host memory."""
+        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+
+    def empty(self, nbytes: int) -> torch.Tensor:
+        """Return (nbytes,) uint8 on the device."""
+        try:
+            with torch.cuda.stream(self._transforms):
+                return torch.empty(nbytes, dtype=torch.uint8, device=self.where)
+        except torch.cuda.OutOfMemoryError as error:
+            raise DeviceMemoryError(f"{self.where}: no room for {nbytes} bytes") from error
+
+    def upload(self, host: torch.Tensor) -> torch.Tensor:
+        """Return a copy on the device."""
+        try:
+            with torch.cuda.stream(self._transforms):
+                there = host.to(self.where)
+        except torch.cuda.OutOfMemoryError as error:
+            raise DeviceMemoryError(f"{self.where}: no room for {host.nbytes} bytes") from error
+        self._transforms.synchronize()
+        return there
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        """Copy page-locked memory to the device."""
+        with torch.cuda.stream(self._copies):
+            target.copy_(source, non_blocking=True)
+        self._transforms.wait_stream(self._copies)
+
+    def transform(self, work: Callable[[], object]) -> None:
+        """Do torch operations on the transform stream."""
+        with torch.cuda.stream(self._transforms):
+            work()
+
+    def launch(self, kernel: Kernel, rows: int, features: int, *arguments: Any) -> None:
+        """Launch a kernel on the transform stream."""
+        self._launcher.launch(kernel, grid(kernel, rows, features), THREADS, arguments)
+
+    def after_current_stream(self) -> None:
+        """Let the transform stream wait for the caller's."""
+        self._transforms.wait_stream(torch.cuda.current_stream(self.where))
+
+    def mark(self) -> CudaMark:
+        """Return a mark behind both streams' work: the transform stream waits for every copy."""
+        return CudaMark(self._transforms.record_event(), self.where)
+
+    def used_by_current_stream(self, tensor: torch.Tensor) -> None:
+        """Tell torch's allocator."""
+        tensor.record_stream(torch.cuda.current_stream(self.where))
+
+    def free_bytes(self) -> int:
+        """Bytes that are free, or idle in torch's allocator."""
+        free, _ = torch.cuda.mem_get_info(self.where)
+        return int(free + torch.cuda.memory_reserved(self.where) - torch.cuda.memory_allocated(self.where))
