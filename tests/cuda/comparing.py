@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -31,13 +32,30 @@ def distinct(kernel: Kernel) -> tuple[Capability, ...]:
     return tuple(bodies.values())
 
 
-def launched(kernel: Kernel, capability: Capability, *arrays: np.ndarray) -> np.ndarray:
-    """Run a kernel of one value a thread over arrays; return what the last of them holds afterwards."""
+@dataclass(frozen=True)
+class Pointer:
+    """An array whose address alone is an argument."""
+
+    array: np.ndarray
+
+
+def launched(kernel: Kernel, capability: Capability, *arguments: np.ndarray | Pointer | int) -> np.ndarray:
+    """Run a kernel of one value a thread; the first argument is its values, the last one the array that it fills.
+
+    Returns:
+        What the last one holds afterwards; the array itself is left as it is.
+    """
+    arrays = [a.array if isinstance(a, Pointer) else a for a in arguments if not isinstance(a, int)]
     memory = Memory(sum(array.nbytes + 1024 for array in arrays))
-    arguments = [memory.argument(array) for array in arrays]
-    blocks = max(1, -(-len(arrays[0]) // THREADS))
-    ptx.launch(interpreted(kernel, capability), memory, [n for each in arguments for n in each], (blocks,), (THREADS,))
-    return memory.get(arguments[-1][4], arrays[-1].dtype, arrays[-1].size)
+    passed: list[int] = []
+    for argument in arguments:
+        if isinstance(argument, Pointer):
+            passed.append(memory.put(argument.array))
+        else:
+            passed += [argument] if isinstance(argument, int) else memory.argument(argument)
+    blocks, out = max(1, -(-len(arrays[0]) // THREADS)), arrays[-1]
+    ptx.launch(interpreted(kernel, capability), memory, passed, (blocks,), (THREADS,))
+    return memory.get(passed[-3], out.dtype, out.size)  # behind it: its shape and strides
 
 
 def column(values: np.ndarray, missing: np.ndarray | None = None) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -31,7 +31,17 @@ class SimulatedDevice(HostDevice):
 
 
 def table(rows: int) -> pa.Table:
-    kinds = ("int8", "int32", "int64", "uint64", "float32", "string", "dictionary<string>", "list<int64>", "list<string>")
+    kinds = (
+        "int8",
+        "int32",
+        "int64",
+        "uint64",
+        "float32",
+        "string",
+        "dictionary<string>",
+        "list<int64>",
+        "list<string>",
+    )
     columns = {kind: edges.array(kind, edges.draw(kind, rows, 0.2, "simulated")) for kind in kinds}
     return pa.table({"label": pa.array(np.arange(rows) % 2), **columns})
 

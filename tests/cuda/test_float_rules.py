@@ -13,11 +13,11 @@ import pytest
 
 from intune_gpu.kernels import fusing
 from tests import edges
-from tests.cuda.comparing import dense_cpu, distinct, launched
+from tests.cuda.comparing import Pointer, dense_cpu, distinct, launched
 from tests.cuda.compiling import CAPABILITIES, arch
 from tests.cuda.kernels import DENSE, Kernel
 
-RANDOM = 1 << 20
+RANDOM = 1 << 19
 """Random bit patterns for each chain and each PTX that differs."""
 NAN = 0x7FC00000
 CONVERSIONS = [kernel for kernel in DENSE if not kernel.rules]
@@ -72,10 +72,15 @@ def random_missing(rng: np.random.Generator, count: int) -> np.ndarray:
 def check(kernel: Kernel, values: np.ndarray, missing: np.ndarray, parameters: np.ndarray, borders: np.ndarray) -> None:
     """Compare all PTX of a kernel with the CPU; errors name the first value that differs."""
     assert kernel.rules is not None
+    if kernel.float64_column:
+        with np.errstate(all="ignore"):  # of NaN
+            values = values.astype(np.float64)
     expected = dense_cpu(kernel.rules, values, missing, parameters, borders).view(np.uint32)
     for capability in distinct(kernel):
         out = np.zeros(len(values), np.float32)
-        found = launched(kernel, capability, values, missing, parameters, borders, out).view(np.uint32)
+        found = launched(kernel, capability, values, missing, parameters, Pointer(borders), len(borders), out).view(
+            np.uint32
+        )
         wrong = np.flatnonzero(found != expected)
         if len(wrong):
             i = wrong[0]
@@ -132,6 +137,17 @@ def test_conversion_to_float32(kernel: Kernel, rng: np.random.Generator) -> None
     check(kernel, values, random_missing(rng, len(values)), none, none)
 
 
+@pytest.mark.parametrize("kernel", [k for k in CHAINS if k.float64_column], ids=lambda kernel: kernel.name)
+def test_float64_beside_what_decides(kernel: Kernel, rng: np.random.Generator) -> None:
+    """A compiler may compare the float64 itself: around -1, 0 and the border of infinity that is not the same."""
+    decides = np.array([-1.0, 0.0, 1.0, np.float64(np.finfo(np.float32).max), 2.0**128, 2.0**-149, 2.0**-126])
+    steps = np.concatenate([sign * 2.0 ** -np.arange(20, 54) for sign in (1, -1)])
+    near = (decides[:, None] * (1 + steps)).ravel()
+    values = np.concatenate([near, -near, steps * 2.0**-140, np.array(edges.floats(np.dtype(np.float64)))])
+    parameters = np.array([0.5, -1.0, 3.0, -1.0, 2.0], np.float32)
+    check(kernel, values, random_missing(rng, len(values)), parameters, BORDERS[0])
+
+
 def test_the_comparison_can_fail(rng: np.random.Generator) -> None:
     """One bit in one value of a parameter is seen."""
     log1p, clip = (next(k for k in CHAINS if k.name == name) for name in ("log1p", "clip_max"))
@@ -141,10 +157,10 @@ def test_the_comparison_can_fail(rng: np.random.Generator) -> None:
     expected = dense_cpu(("log1p",), values, missing, none, none).view(np.uint32)
     out = np.zeros(len(values), np.float32)
     others = (values.view(np.uint32) ^ np.uint32(1)).view(np.float32)
-    assert (launched(log1p, (9, 0), others, missing, none, none, out).view(np.uint32) != expected).any()
+    assert (launched(log1p, (9, 0), others, missing, none, Pointer(none), 0, out).view(np.uint32) != expected).any()
     high, beside = np.float32([2.5]), np.nextafter(np.float32([2.5]), np.float32(0))
     expected = dense_cpu(("clip_max",), values, missing, high, none).view(np.uint32)
-    assert (launched(clip, (9, 0), values, missing, beside, none, out).view(np.uint32) != expected).any()
+    assert (launched(clip, (9, 0), values, missing, beside, Pointer(none), 0, out).view(np.uint32) != expected).any()
 
 
 def test_ptx_that_is_alike_is_run_once() -> None:
