@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -64,17 +64,31 @@ class Resources:
 
 @dataclass(frozen=True)
 class Code:
-    """A compiled kernel.
+    """A compiled kernel; the machine code is made when it is first asked for.
 
     Attributes:
-        ptx: what the machine code was made from.
-        cubin: the machine code, an ELF file.
-        resources: what it takes.
+        ptx: what the machine code is made from.
+        source: what nvJitLink takes, PTX or NVVM's intermediate form.
+        flags: that it takes it with.
     """
 
     ptx: str
-    cubin: bytes
-    resources: Resources
+    source: bytes
+    flags: tuple[str, ...]
+
+    @cached_property
+    def _linked(self) -> tuple[bytes, str]:
+        return _link(self.source, [*self.flags, "-Xptxas=-v"])
+
+    @property
+    def cubin(self) -> bytes:
+        """The machine code, an ELF file."""
+        return self._linked[0]
+
+    @property
+    def resources(self) -> Resources:
+        """What the kernel takes."""
+        return resources(self._linked[1])
 
 
 @contextmanager
@@ -120,10 +134,10 @@ def running(kernel: Any, signature: Signature, capability: Capability, contracti
         flags.append(f"-maxrregcount={options['max_registers']}")
     if not lto:
         ptx = library.get_asm_str(cc=_full(capability))
-        return Code(ptx, *_linked(ptx.encode(), flags))
+        return Code(ptx, ptx.encode(), tuple(flags))
     ir = bytes(library.get_ltoir(cc=_full(capability)))
-    ptx = _link(ir, [*flags, "-lto", "-ptx"])[0].decode().strip("\0 \n")
-    return Code(ptx, *_linked(ir, [*flags, "-lto"]))
+    flags.append("-lto")
+    return Code(_link(ir, [*flags, "-ptx"])[0].decode().strip("\0 \n"), ir, tuple(flags))
 
 
 def numbas_cubin(kernel: Any, signature: Signature, capability: Capability) -> bytes:
@@ -168,11 +182,6 @@ def _library(kernel: Any, signature: Signature, capability: Capability, contract
     compiler.kernel_fixup(function, False)
     nvvm.set_launch_bounds(function, options.get("launch_bounds"))
     return library
-
-
-def _linked(code: bytes, flags: Sequence[str]) -> tuple[bytes, Resources]:
-    cubin, log = _link(code, [*flags, "-Xptxas=-v"])
-    return cubin, resources(log)
 
 
 def _link(code: bytes, flags: Sequence[str]) -> tuple[bytes, str]:

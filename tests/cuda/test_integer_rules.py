@@ -11,7 +11,7 @@ from tests import edges, naive
 from tests.cuda.comparing import distinct, hashes_cpu, id64_cpu, launched, modulo_cpu
 from tests.cuda.kernels import CROSS, HASHES, ID64, INTEGERS, MODULO_SIGNED, MODULO_UNSIGNED, Kernel
 
-RANDOM = 1 << 17
+RANDOM = 1 << 16
 
 
 def integers(name: str, rng: np.random.Generator) -> np.ndarray:
