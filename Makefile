@@ -54,8 +54,9 @@ test-only: env-test ## pytest alone: ARGS="-k hash"
 nightly: env-test ## what takes minutes: rules over every float
 	$(BIN)/python -m pytest -m nightly $(ARGS)
 
-docs: env-test ## docs/hostile.md, from what its cases do
+docs: env-test ## docs/hostile.md and docs/cuda_kernels.md, from what cases do and kernels take
 	$(BIN)/python -m tests.hostile
+	$(BIN)/python -m tests.cuda.resources
 
 fuzz: env-fuzz ## random files and atheris: FUZZ_FIELDS=100000000 FUZZ_SECONDS=600
 	@$(BIN)/python -m tests.fuzz --fields $(FUZZ_FIELDS) --seconds $(FUZZ_SECONDS) $(ARGS)
