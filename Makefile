@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
 SUITE  ?= cpu
+WORKERS ?= 2
 FUZZ_FIELDS  ?= 10000000
 FUZZ_SECONDS ?= 60
 
@@ -26,6 +27,7 @@ help: ## this list
 	@echo 'Variables: ARGS="..."            more flags for train and pytest; TINY=1 for bench'
 	@echo '           TORCH_INDEX=<url>     where torch comes from, if not from the usual index'
 	@echo '           TORCH=2.12            another torch (2.11, 2.12, 2.13), with its TorchRec and fbgemm'
+	@echo '           WORKERS=0             tests in one process (2 by default)'
 	@echo '           DEVICE=cpu            which stack to install (cpu, cuda), if not what the machine has'
 	@echo '           PYTHON=python3.12     another Python (3.11 to 3.13)'
 	@echo '           VENV=<folder>         install into that environment instead of .venv'
@@ -49,13 +51,14 @@ floors: env-test ## a room imports only from lower floors
 	$(BIN)/lint-imports --no-logo
 
 test-only: env-test ## pytest alone: ARGS="-k hash"
-	$(BIN)/python -m pytest -m "not nightly" $(ARGS)
+	$(BIN)/python -m pytest -m "not nightly" -n $(WORKERS) --dist loadfile $(ARGS)
 
 nightly: env-test ## what takes minutes: rules over every float
 	$(BIN)/python -m pytest -m nightly $(ARGS)
 
-docs: env-test ## docs/hostile.md, from what its cases do
+docs: env-test ## docs/hostile.md and docs/cuda_kernels.md, from what cases do and kernels take
 	$(BIN)/python -m tests.hostile
+	$(BIN)/python -m tests.cuda.resources
 
 fuzz: env-fuzz ## random files and atheris: FUZZ_FIELDS=100000000 FUZZ_SECONDS=600
 	@$(BIN)/python -m tests.fuzz --fields $(FUZZ_FIELDS) --seconds $(FUZZ_SECONDS) $(ARGS)

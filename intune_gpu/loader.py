@@ -118,7 +118,7 @@ class Loader:
             from intune_gpu.engine.gpu.stage import GpuStage  # loads numba-cuda, which a CPU's user need not have
 
             raw_bytes = _raw_bytes(self._source)
-            self._gpu = GpuStage(program, there, placed, batch_size, raw_bytes, gpu_budget_bytes)
+            self._gpu = GpuStage(program, there, placed or ALL_ON_GPU, batch_size, raw_bytes, gpu_budget_bytes)
         self._transform: Transform[Any] = _transform(program, self._source, batch_size)
         if self._gpu is not None:
             self._transform = self._gpu.transform()
@@ -183,7 +183,9 @@ class Loader:
             raise ValueError(f"plan: expected a Plan, found {plan!r}; write Plan(readers=2, transformers=1)")
         self._check_budget(plan)
         if self._gpu is not None:
-            self._gpu.program.placement = plan.placement
+            self._gpu.program.placement = plan.placement or ALL_ON_GPU
+        elif plan.placement is not None:
+            _checked_placement(plan.placement, False)
         self._plan = plan
         run = self._run  # the tuner calls from a thread of its own, and the epoch may end in between
         if run is not None:
@@ -336,12 +338,12 @@ def _check_arguments(recipe: Recipe, batch_size: int, seed: int, rank: int, worl
         raise ValueError(f"rank: expected 0 to world_size - 1, found rank {rank!r} of world_size {world_size!r}")
 
 
-def _checked_placement(value: Any, on_gpu: bool) -> Placement:
+def _checked_placement(value: Any, on_gpu: bool) -> Placement | None:
     if not on_gpu and value is not None and Placement.of(value) != ALL_ON_CPU:
         raise ValueError(
             f'placement: expected "cpu", since batches stay in host memory, found {value!r}; give device="cuda" too'
         )
-    return ALL_ON_GPU if value is None else Placement.of(value)
+    return None if value is None else Placement.of(value)
 
 
 def _raw_bytes(source: Source) -> int:

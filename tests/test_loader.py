@@ -223,8 +223,7 @@ def parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_arguments(parquet: Path) -> None:
     for wrong, words in (
-        ({"device": "cuda"}, 'found "cuda"; this version transforms on the CPU'),
-        ({"device": "tpu"}, 'device: expected "auto" or "cpu"'),
+        ({"device": "tpu"}, 'device: expected "auto", "cpu", "cuda"'),
         ({"batch_size": 0}, "batch_size: expected at least 1"),
         ({"seed": -1}, "seed: expected 0"),
         ({"rank": 2, "world_size": 2}, "rank: expected 0 to world_size - 1"),

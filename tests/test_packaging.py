@@ -109,7 +109,14 @@ def test_conda_users_get_the_same_versions() -> None:
     assert conda.pop("python") == Requirement(f"x{PROJECT['requires-python']}").specifier
     conda.pop("pip")
     conda.pop("conda-forge")
-    for_pip_only = HEAVY | {"intune_gpu", "tensordict", "torchmetrics", "pyre-extensions", "atheris"}
+    for_pip_only = HEAVY | {
+        "intune_gpu",
+        "tensordict",
+        "torchmetrics",
+        "pyre-extensions",
+        "atheris",
+        "nvidia-cuda-nvdisasm",
+    }
     ours = HARD + [requirement for extra in EXTRAS.values() for requirement in extra]
     assert conda == {each.name: each.specifier for each in ours if each.name not in for_pip_only}
 

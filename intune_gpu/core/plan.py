@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from numbers import Integral
 
-from intune_gpu.core.placement import ALL_ON_GPU, Placement
+from intune_gpu.core.placement import Placement
 
 MAX_WORKERS = 512
 
@@ -18,14 +18,14 @@ class Plan:
         readers: threads that decode chunks, 1 to `MAX_WORKERS`.
         transformers: threads that turn raw rows into batches, 1 to `MAX_WORKERS`.
         prefetch_bytes: bytes that may be in flight: decoded chunks and finished batches that nobody has taken.
-        placement: the share of batches for which each group of features is made on the GPU; a loader whose batches
-            stay in host memory makes all of them on the CPU, whatever stands here.
+        placement: the share of batches for which each group of features is made on the GPU; None makes all of them
+            where batches come to stand, and a loader whose batches stay in host memory takes nothing else.
     """
 
     readers: int = 1
     transformers: int = 1
     prefetch_bytes: int = 512 << 20
-    placement: Placement = ALL_ON_GPU
+    placement: Placement | None = None
 
     def __post_init__(self) -> None:
         for name in ("readers", "transformers", "prefetch_bytes"):
@@ -36,7 +36,7 @@ class Plan:
             count = getattr(self, name)
             if not 1 <= count <= MAX_WORKERS:
                 raise ValueError(f"Plan.{name}: expected 1 to {MAX_WORKERS}, found {count!r}")
-        if not isinstance(self.placement, Placement):
+        if self.placement is not None and not isinstance(self.placement, Placement):
             raise ValueError(
                 f'Plan.placement: expected a Placement, found {self.placement!r}; write Placement.of("gpu")'
             )

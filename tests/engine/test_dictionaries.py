@@ -177,7 +177,7 @@ def test_a_dictionary_is_hashed_once_for_all_batches_and_forgotten_with_its_wind
 ) -> None:
     program, raw = prepared()
     whole = fingerprint(program.run(raw))
-    known = program._dictionaries
+    known = program.dictionaries
     assert len(known) == 2
     counts: list[int] = []
     hash_strings = hashing.hash_strings_cpu
@@ -204,7 +204,7 @@ def test_many_threads_share_what_is_hashed() -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda i: fingerprint(other.run(again.slice(i, i + 100))), range(0, 3000, 100)))
     assert found == expected
-    assert len(other._dictionaries) == 2
+    assert len(other.dictionaries) == 2
 
 
 def test_a_dictionary_that_comes_after_another_has_its_own_ids() -> None:
@@ -218,4 +218,4 @@ def test_a_dictionary_that_comes_after_another_has_its_own_ids() -> None:
         columns = {name: table.column(name).to_pylist() for name in table.column_names}
         assert naive.differences(batch, columns, recipe) == []
     assert program is not None
-    assert len(program._dictionaries) == 0
+    assert len(program.dictionaries) == 0

@@ -42,7 +42,7 @@ def test_trains_evaluates_and_writes_what_it_promises(
     assert found["loss_last"] < found["loss_first"]
     assert 0.6 < found["auc"] < found["auc_ceiling"] < 1.0
     assert found["device"] == "cpu"
-    assert set(found["plan"]) == {"readers", "transformers", "prefetch_bytes"}
+    assert set(found["plan"]) == {"readers", "transformers", "prefetch_bytes", "placement"}
     assert 0 <= found["exposed_wait_pct"] <= 100
     assert found["time_to_first_step_s"] > found["startup_s"] > 0
     assert err == ""
