@@ -6,44 +6,44 @@ import importlib.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 if importlib.util.find_spec("numba_cuda") is None:
     pytest.skip("numba-cuda is not installed: kernels are not compiled for CUDA here", allow_module_level=True)
 
-from numba import cuda, types
-from numba.cuda import dispatcher
+from numba import types
 
 from intune_gpu.kernels import rows_cuda, text_cuda
 from intune_gpu.kernels.launching import Kernel
-from tests.kernels.test_cuda_compile import _ptxas
+from tests.cuda.compiling import assembled, running
 
 KERNELS = {k.name: k for module in (text_cuda, rows_cuda) for k in vars(module).values() if isinstance(k, Kernel)}
 WITH_FLOAT64 = {"parse_floats"}
 
 
-@pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)], ids=["sm_80", "sm_90", "sm_100"])
+CAPABILITIES = pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)], ids=["sm_80", "sm_90", "sm_100"])
+
+
+def code_of(name: str, capability: tuple[int, int]) -> str:
+    kernel = KERNELS[name].cuda
+    arguments = [types.int64] * kernel.py_func.__code__.co_argcount
+    return running(kernel, types.void(*arguments), capability).ptx
+
+
+@CAPABILITIES
 @pytest.mark.parametrize("name", KERNELS)
-def test_compiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, capability: tuple[int, int]) -> None:
-    device = type("Device", (), {"compute_capability": capability})
-    monkeypatch.setattr(dispatcher, "get_current_device", lambda: device)
-    kernel = KERNELS[name].cuda.py_func
-    ptx, _ = cuda.compile_ptx(kernel, types.void(*[types.int64] * kernel.__code__.co_argcount), cc=capability)
-    assert (".f64" in ptx) == (name in WITH_FLOAT64)
-    assert ".local" not in ptx
-    assert "call" not in ptx
-    assembler = _ptxas()
-    if assembler is None:
-        return
-    source = tmp_path / "kernel.ptx"
-    source.write_text(ptx)
-    arch = f"-arch=sm_{capability[0]}{capability[1]}"
-    command = [str(assembler), arch, "-v", str(source), "-o", str(tmp_path / "kernel.cubin")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in done.stderr
+def test_float64_is_where_it_is_meant(name: str, capability: tuple[int, int]) -> None:
+    code = code_of(name, capability)
+    assert (".f64" in code) == (name in WITH_FLOAT64)
+    assert ".local" not in code
+
+
+@CAPABILITIES
+@pytest.mark.parametrize("name", KERNELS)
+def test_nothing_is_spilled(name: str, capability: tuple[int, int]) -> None:
+    taken = assembled(code_of(name, capability), capability)
+    assert (taken.spill_bytes, taken.stack_bytes, taken.shared_bytes) == (0, 0, 0)
 
 
 def test_every_kernel_in_the_simulator() -> None:
