@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Container, Iterable
 from typing import Any
 
@@ -48,3 +49,12 @@ def size(kind: str) -> Any:
 def on_kind(kind: str) -> Any:
     """A function that opens further devices of the test's kind."""
     return lambda: opened(kind)
+
+
+def needs(package: str, module: str) -> Any:
+    """Return a module that needs a package; skip by name where that cannot be imported."""
+    try:
+        importlib.import_module(package)
+    except (ImportError, OSError) as error:  # OSError: fbgemm's library for another torch
+        pytest.skip(f"needs {package}, which cannot be imported here ({error})", allow_module_level=True)
+    return importlib.import_module(module)
