@@ -147,15 +147,15 @@ class Launches:
         tables = {key: array for part in self.parts for key, array in part.tables(flight).items()}
         chosen = np.array([i for i, n in enumerate(table.names) if flight.raw.columns[n].row_offsets is None], np.int64)
         self._nbytes = _rounded(32 * (len(table.names) + len(lists)))
-        for i, part in enumerate(lists):
-            flight.places[part, "entry"] = 32 * (len(table.names) + i)
+        for i, one in enumerate(lists):
+            flight.places[one, "entry"] = 32 * (len(table.names) + i)
         for key, array in tables.items():
             self._reserve(key, array.nbytes)
         for part in self.parts:
             self._reserve(part, part.staged_nbytes(flight))
-        for part in lists:
-            size = packed_nbytes_cpu(own[part].table, own[part].step[:, 0], _FIRST, elements[part].rows)
-            self._reserve((part, "elements"), size)
+        for one in lists:
+            size = packed_nbytes_cpu(own[one].table, own[one].step[:, 0], _FIRST, elements[one].rows)
+            self._reserve((one, "elements"), size)
         self._reserve("columns", packed_nbytes_cpu(table.table, sizes, chosen, flight.rows))
         self._host, self._there = self.device.pinned(self._nbytes), self.device.empty(self._nbytes)
         self.device.mark().wait()  # work that let go of this memory may not be done, and the copy does not wait for it
@@ -164,10 +164,10 @@ class Launches:
         for key, array in tables.items():
             begin = flight.places[key]
             self._host.numpy()[begin : begin + array.nbytes] = array.view(np.uint8)
-        for part in lists:
-            place, entry = flight.places[part, "elements"], host + flight.places[part, "entry"]
-            rows = elements[part].rows
-            pack_cpu(own[part].table, own[part].step[:, 0], _FIRST, rows, host + place, there + place, entry)
+        for one in lists:
+            place, entry = flight.places[one, "elements"], host + flight.places[one, "entry"]
+            rows = elements[one].rows
+            pack_cpu(own[one].table, own[one].step[:, 0], _FIRST, rows, host + place, there + place, entry)
         place = flight.places["columns"]
         pack_cpu(table.table, sizes, chosen, flight.rows, host + place, there + place, host)
         self.device.copy(self._there, self._host)
