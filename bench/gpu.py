@@ -264,6 +264,10 @@ def _show(result: GpuReport) -> None:
     try:
         from rich.console import Console
     except ImportError:  # without tables
+        for case in result["cases"]:
+            for engine in case["engines"]:
+                rate = engine["rows_per_s"]["median"]
+                print(f"{case['section']}: {case['name']}: {engine['name']}: {rate / 1e6:.4g} M rows/s")
         print(json.dumps(result["targets"], indent=1))
     else:
         report.show(result, Console(width=None if sys.stdout.isatty() else 130))

@@ -129,9 +129,11 @@ def _check_peer(
     made = results[0]
     check_equal(name, "ids", gpu_peers.host_array(made.ids), values)
     found = gpu_peers.host_array(made.dense)
-    furthest = float((np.abs(found - dense) / np.maximum(np.abs(dense), 1e-30)).max(where=dense != 0, initial=0.0))
-    if found.shape != dense.shape or not furthest <= MAX_RELATIVE:
-        raise CheckError(f"{name}: dense: expected {dense.shape} within {MAX_RELATIVE}, found {furthest:.3g}")
+    if found.shape != dense.shape:
+        raise CheckError(f"{name}: dense: expected the shape {dense.shape}, found {found.shape}")
+    furthest = float((np.abs(found - dense) / np.maximum(np.abs(dense), 1e-30)).max())
+    if not furthest <= MAX_RELATIVE:
+        raise CheckError(f"{name}: dense: expected at most {MAX_RELATIVE} off, found {furthest:.3g}")
     return f"{name}: ids equal bit for bit, dense within {furthest:.2g} of ours"
 
 

@@ -106,6 +106,8 @@ def cupy_job(xp: Any, given: Inputs, index: str) -> Callable[[], Made]:
     """Return the job in CuPy (or in NumPy, which has the same functions), in place, on torch's current stream."""
     integers, no_integer, ids, no_id, label = (_array(xp, tensor) for tensor in given[:5])
     seeds = _array(xp, given.seeds).view(xp.uint64) + xp.uint64(P5_AND_8)
+    if xp is not np:
+        xp.cuda.Device().synchronize()  # the seeds were made on another stream than the job's
 
     def run() -> Made:
         with _stream(xp, given.label.device):

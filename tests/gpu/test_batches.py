@@ -112,6 +112,29 @@ def test_a_full_card_moves_groups_to_the_cpu(logs, recipe):
     assert all("take a smaller batch_size" in sentence for sentence in said)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("left_mib", [2, 8, 32])
+def test_a_card_that_is_full_from_the_start(logs, recipe, left_mib):
+    """Whatever fits is made there and the rest on the CPU, to the same batches, or one sentence says that none fits."""
+    expected = given(logs, recipe, device="cpu")
+    given(logs, recipe, device="cuda", gpu_budget_bytes=8 << 20)  # loads the kernels
+    torch.cuda.empty_cache()
+    left, taken, found, said = torch.empty(left_mib << 20, dtype=torch.uint8, device="cuda"), [], None, ""
+    try:
+        take_all(taken)
+        del left
+        torch.cuda.empty_cache()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = given(logs, recipe, device="cuda", gpu_budget_bytes=8 << 20)
+    except ig.StageError as error:
+        said = str(error)
+    finally:
+        taken.clear()
+        torch.cuda.empty_cache()
+    assert found == expected or "take a smaller batch_size" in said
+
+
 def take_all(taken):
     """Allocate until not even a kilobyte is left."""
     size = 1 << 34

@@ -55,6 +55,8 @@ def test_a_batch_outlives_what_it_was_made_of(kind, device, size, rng):
     part = gpu_launches.ids("hash", device, table, gpu_launches.hashed("int32", "a", 0, 1000, 0))
     launches = gpu_launches.Launches(device, columns, rows, [part], features=1)
     expected = launches.taken_over().values.clone()
+    if kind == "cuda":
+        torch.cuda.synchronize()  # the clone was made on another stream than the consumer's
     wrong = []
     with consumer(kind):
         for _ in range(size(20, 500)):
