@@ -13,14 +13,20 @@ BIN := $(VENV)/bin
 # it was asked for by name. -I -S: nothing of the user's, no site-packages.
 ifneq ($(origin PYTHON),file)
   SETUP := $(PYTHON)
+  GPU_PYTHON := $(PYTHON)
 else
+  GPU_PYTHON := $(BIN)/python
   SETUP := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 endif
 SETUP += -I -S tools/setup.py
 
 export VENV
 .NOTPARALLEL:
-.PHONY: help train test bench lint types floors test-only nightly fuzz docs fmt wheel clean env-run env-test env-fuzz
+
+# By name, a Python is used as it is by gpu-check: where GPUs are, there may be no network to install from.
+GPU_SETUP := $(if $(filter file,$(origin PYTHON)),env-test)
+
+.PHONY: help train test bench gpu-check lint types floors test-only nightly fuzz docs fmt wheel clean env-run env-test env-fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -39,6 +45,9 @@ test: lint types floors test-only ## everything that CI checks
 
 bench: env-test ## measure this machine: SUITE=cpu, TINY=1 for a quick look
 	@$(BIN)/python -m bench --suite $(SUITE) $(if $(TINY),--tiny) $(ARGS)
+
+gpu-check: $(GPU_SETUP) ## what only a GPU can show, in 10 minutes: PYTHON=python3 WHEELS=<folder>
+	@PYTHONPATH=. $(GPU_PYTHON) tools/gpu_check.py $(if $(WHEELS),--wheels $(WHEELS)) $(ARGS)
 
 lint: env-test ## formatting and lint rules
 	$(BIN)/ruff format --check .

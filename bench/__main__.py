@@ -8,14 +8,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
-
-import tyro
-from rich.console import Console
 
 from bench import machine, names, report, targets
 from bench.harness import CaseRecord, Effort
@@ -27,7 +25,7 @@ class Args:
     """Measure intune_gpu against its peers on this machine, paired in one process, results checked before timing."""
 
     suite: Literal["cpu"] = "cpu"
-    """What to measure: cpu = transform, text and Parquet."""
+    """What to measure: cpu = transform, text and Parquet. gpu has flags of its own: --suite gpu --help."""
     sections: tuple[Literal["transform", "text", "parquet"], ...] = ("transform", "text", "parquet")
     """Leave some out with, for instance, --sections text."""
     tiny: bool = False
@@ -56,6 +54,8 @@ def main(args: Args) -> int:
         if count is not None and count < 1:
             print(f"bench: --{name}: expected at least 1, found {count}", file=sys.stderr)
             return 2
+    from rich.console import Console
+
     console, begin = Console(width=None if sys.stdout.isatty() else 130), time.perf_counter()
     result: report.Report = {
         "schema_version": report.SCHEMA_VERSION,
@@ -119,5 +119,16 @@ def _run(task: Task, folder: Path) -> tuple[list[CaseRecord], int]:
     return ([] if status else json.loads(out.read_text(encoding="utf-8"))), status
 
 
+def wants_gpu(arguments: Sequence[str]) -> bool:
+    """Whether the suite is `gpu`, which has flags of its own and runs without tyro."""
+    return "--suite=gpu" in arguments or ("--suite", "gpu") in pairwise(arguments)
+
+
 if __name__ == "__main__":
+    if wants_gpu(sys.argv[1:]):
+        from bench import gpu
+
+        sys.exit(gpu.main(sys.argv[1:]))
+    import tyro
+
     sys.exit(main(tyro.cli(Args, prog="python -m bench", description=Args.__doc__)))

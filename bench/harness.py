@@ -125,18 +125,24 @@ class CaseRecord(TypedDict):
     ratios: list[RatioRecord]
 
 
-def measure(case: Case, effort: Effort) -> CaseRecord:
+def measure(case: Case, effort: Effort, sample: Callable[[Engine, int], Sample] | None = None) -> CaseRecord:
     """Check a case, warm its engines up, and run them in turn.
+
+    Args:
+        case: what to measure.
+        effort: how long.
+        sample: times so many passes of an engine; by default by the wall clock.
 
     Raises:
         CheckError: two engines disagree.
     """
+    sample = sample or wall_clock
     checks = case.check()
-    passes = {engine.name: _warm_up(engine, effort.min_sample_s) for engine in case.engines}
+    passes = {engine.name: _warm_up(engine, effort.min_sample_s, sample) for engine in case.engines}
     samples: dict[str, list[Sample]] = {engine.name: [] for engine in case.engines}
     for _ in range(effort.repeats):
         for engine in case.engines:
-            samples[engine.name].append(_sample(engine, passes[engine.name]))
+            samples[engine.name].append(sample(engine, passes[engine.name]))
     engines = [_record(engine, case.rows, passes[engine.name], samples[engine.name]) for engine in case.engines]
     return {
         "section": case.section,
@@ -180,16 +186,15 @@ def _record(engine: Engine, rows: int, passes: int, samples: list[Sample]) -> En
     }
 
 
-def _warm_up(engine: Engine, min_sample_s: float) -> int:
+def _warm_up(engine: Engine, min_sample_s: float, sample: Callable[[Engine, int], Sample]) -> int:
     """Compile, fault pages in, fill caches; return how many passes make a sample."""
     engine.run()
-    begin = time.perf_counter()
-    engine.run()
-    seconds = time.perf_counter() - begin
+    seconds = sample(engine, 1)["seconds"]
     return max(1, math.ceil(min_sample_s / max(seconds, 1e-9)))
 
 
-def _sample(engine: Engine, passes: int) -> Sample:
+def wall_clock(engine: Engine, passes: int) -> Sample:
+    """Time so many passes."""
     gc.collect()
     gc.disable()  # as timeit does: a collection would be charged to whoever happens to run
     try:

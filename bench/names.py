@@ -8,6 +8,9 @@ FIRST_SIGHT = "intune_gpu, first sight"
 POLARS = "Polars"
 PYARROW = "pyarrow"
 COPY = "copy bound"
+CUPY, TORCH, COMPILED = "CuPy", "torch", "torch.compile"
+DEVICE_COPY = "device copy"
+HOST_LAUNCH, HOST_RUN, HOST_SUBMIT = "launches alone", "GpuProgram.run", "GpuProgram.run, submit"
 BATCH_SIZES = "small batches beside large ones"
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TypedDict
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, TypedDict
 
 from bench import names
 from bench.harness import CaseRecord, EngineRecord, RatioRecord
 from bench.machine import ROOT, Commit, Machine
 from bench.targets import TargetRecord, scaling
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 SCHEMA_VERSION = 1
 
@@ -79,6 +79,9 @@ def show(report: Report, console: Console) -> None:
 
 
 def _table(case: CaseRecord) -> Table:
+    from rich import box
+    from rich.table import Table  # here: the suite gpu runs where there may be no rich
+
     title = f"{case['section']}: {case['name']}; {names.threads(case['threads'])}, {case['rows']:,} rows"
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     table.add_column("engine", no_wrap=True)

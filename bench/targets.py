@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from bench import names
 from bench.harness import CaseRecord, EngineRecord, RatioRecord, ratio
+
+if TYPE_CHECKING:
+    from bench.gpu_report import Figure  # which imports the report, and that the targets
 
 
 class TargetRecord(TypedDict):
@@ -46,6 +49,26 @@ def _targets(cases: Sequence[CaseRecord]) -> Iterator[tuple[str, float, RatioRec
             else:
                 faster = min((_to(case, peer) for peer in (names.POLARS, names.PYARROW)), key=_median)
                 yield f"{where}: over the faster bare read ({faster['other']})", 0.75, faster
+
+
+def judge_gpu(cases: Sequence[CaseRecord], figures: Sequence[Figure]) -> list[TargetRecord]:
+    """Return every target of the suite `gpu` that was measured; of what must be small, `wanted` is the most."""
+    found: list[TargetRecord] = []
+    for case in cases:
+        where = f"{case['section']}, {case['name']}"
+        if where == f"transform, {names.ids('int32', 'int32')}, {1 << 20:,} rows":
+            share = _median(_to(case, names.COPY))
+            found.append({"name": f"{where}: over the copy", "wanted": 0.85, "found": share, "met": share >= 0.85})
+        if case["section"] == "text":
+            rate = case["engines"][0]["rows_per_s"]["median"]
+            found.append({"name": f"{where}: rows/s", "wanted": 1e8, "found": rate, "met": rate >= 1e8})
+    most = {("host", names.HOST_SUBMIT): 15.0, ("training", "all-gpu: below_ideal_pct"): 1.5}
+    for figure in figures:
+        wanted = most.get((figure["section"], figure["name"]))
+        if wanted is not None:
+            name, value = f"{figure['section']}: {figure['name']}, {figure['unit']}, at most", figure["value"]["median"]
+            found.append({"name": name, "wanted": wanted, "found": value, "met": value <= wanted})
+    return found
 
 
 def scaling(cases: Sequence[CaseRecord]) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 import numpy as np
@@ -38,7 +38,10 @@ def conforms(value: Any, kind: Any, where: str = "report") -> None:
         for name, item in value.items():
             conforms(item, get_args(kind)[1], f"{where}[{name!r}]")
     elif isinstance(kind, UnionType):
-        assert isinstance(value, get_args(kind)), where
+        one, none = get_args(kind)
+        assert none is NoneType, where
+        if value is not None:
+            conforms(value, one, where)
     elif isinstance(kind, type):
         assert isinstance(value, (int, float) if kind is float else kind), where
     else:

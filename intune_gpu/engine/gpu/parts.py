@@ -7,7 +7,7 @@ the columns of a table in one order, some of them with dictionaries.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from intune_gpu.engine.gpu.constants import Uploads
 from intune_gpu.engine.gpu.device import Device
 from intune_gpu.engine.gpu.flight import Bytes, Flight
 from intune_gpu.engine.groups import IdGroup, NumericGroup, Whole
-from intune_gpu.engine.program import Program
 from intune_gpu.kernels import dense_cuda, hashing_cuda
+
+if TYPE_CHECKING:
+    from intune_gpu.engine.program import Program  # needs TorchRec, which the parts themselves do not
 
 FLOAT = torch.float32
 LABEL, CODED = "label", "codes"
