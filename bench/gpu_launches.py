@@ -17,7 +17,7 @@ from intune_gpu.core.columns import Addresses, FlatColumn, RawBatch
 from intune_gpu.engine.dictionaries import Dictionaries
 from intune_gpu.engine.gpu.constants import Uploads
 from intune_gpu.engine.gpu.device import Device
-from intune_gpu.engine.gpu.flight import Flight, Outputs
+from intune_gpu.engine.gpu.flight import Counted, Flight, Outputs
 from intune_gpu.engine.gpu.lists import ListPart
 from intune_gpu.engine.gpu.parts import IdPart, NumericPart, Part
 from intune_gpu.engine.groups import IdGroup, NumericGroup
@@ -85,11 +85,11 @@ class Launches:
         self._width = width
         raw = RawBatch(columns, rows)
         counts = np.full(features, rows, np.int64)
-        self.flight = Flight(raw, raw.addresses, counts, counts, 0, np.dtype(index).type(0))
+        self.flight = Flight(raw, raw.addresses, Counted.of(counts), np.dtype(index).type(0))
         for part in parts:
             if isinstance(part, ListPart):
                 counts[part.feature] = part.ids(self.flight)
-        self.flight.starts, self.flight.total = np.cumsum(counts) - counts, int(counts.sum())
+        self.flight.counted = Counted.of(counts)
         self._pack()
         self.flight.outputs = self._outputs()
 
@@ -160,7 +160,7 @@ class Launches:
         self._host, self._there = self.device.pinned(self._nbytes), self.device.empty(self._nbytes)
         self.device.mark().wait()  # work that let go of this memory may not be done, and the copy does not wait for it
         host, there = self._host.data_ptr(), self._there.data_ptr()
-        flight.there, flight.entries = self._there, there
+        flight.land(self._there)
         for key, array in tables.items():
             begin = flight.places[key]
             self._host.numpy()[begin : begin + array.nbytes] = array.view(np.uint8)

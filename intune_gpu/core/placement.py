@@ -35,6 +35,11 @@ class Placement:
             return cls(rest, tuple(sorted((str(name), _share(one)) for name, one in value.items() if name != "*")))
         return cls(_share(value))
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether each group is always on the same side."""
+        return all(share in (CPU, GPU) for share in (self.everywhere, *(share for _, share in self.groups)))
+
     def share(self, group: str) -> float:
         """Return the share of a group."""
         return dict(self.groups).get(group, self.everywhere)

@@ -29,6 +29,8 @@ class ListPart:
         device: whose constants these are.
     """
 
+    reads_dictionaries = False
+
     def __init__(self, name: str, group: IdGroup, k: int | None, device: Device) -> None:
         self.name = name
         self.columns: tuple[str, ...] = ()  # none that is packed with those of single values

@@ -46,6 +46,11 @@ class Part(Protocol):
         """That it reads and that are packed as plain columns."""
         ...
 
+    @property
+    def reads_dictionaries(self) -> bool:
+        """Whether `tables` depends on more than the number of rows."""
+        ...
+
     def tables(self, flight: Flight) -> dict[Any, Any]:
         """Return what the launch reads besides columns and constants: key → host array, staged with the batch."""
         ...
@@ -69,6 +74,8 @@ class Part(Protocol):
 
 class NumericPart:
     """Chains that make floats: dense features, or the label."""
+
+    reads_dictionaries = False
 
     def __init__(self, name: str, group: NumericGroup, table: Addresses, width: int, device: Device) -> None:
         self.name, self.columns = name, group.columns
@@ -110,6 +117,8 @@ class NumericPart:
 class _Ids:
     """What parts that make ids of single values share: on the CPU they go behind each other, and are taken over."""
 
+    reads_dictionaries = False
+
     def __init__(self, name: str, columns: tuple[str, ...], features: Sequence[int]) -> None:
         self.name, self.columns = name, columns
         self.features = np.array(features, np.int64)
@@ -138,6 +147,7 @@ class IdPart(_Ids):
         self._group, self._which, self._dictionaries = group, group.which(table.names), program.dictionaries
         coded = [name in table.dictionaries and group.physical == STRING for name in group.columns]
         self._coded, self._plain = np.flatnonzero(coded), np.flatnonzero(np.logical_not(coded))
+        self.reads_dictionaries = any(coded)
         if len(self._plain):
             chosen = IdGroup(
                 tuple(group.columns[i] for i in self._plain),
@@ -229,6 +239,7 @@ class CrossPart(_Ids):
         super().__init__(name, names, [i for i, _, _ in crosses])
         self._program, self._uploads = program, uploads
         self._words = _by_type(names, program, table)
+        self.reads_dictionaries = CODED in self._words
         self._slots = {kind: np.array([names.index(n) for n in of], np.int64) for kind, of in self._words.items()}
         self._columns = {
             kind: constants.of_words(device, np.array([table.names.index(n) for n in of], np.int64))

@@ -11,7 +11,8 @@ import itertools
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,12 @@ from intune_gpu.engine.batch import Batch
 from intune_gpu.engine.gpu.columns import DeviceRows
 from intune_gpu.engine.gpu.constants import Uploads
 from intune_gpu.engine.gpu.device import Device, DeviceMemoryError, Mark
-from intune_gpu.engine.gpu.flight import Flight, Outputs
+from intune_gpu.engine.gpu.flight import Counted, Flight, Outputs
 from intune_gpu.engine.gpu.lists import ListPart
 from intune_gpu.engine.gpu.masks import group_names, without_cuda
 from intune_gpu.engine.gpu.parts import BinsPart, CrossPart, IdPart, NumericPart, Part
 from intune_gpu.engine.gpu.staging import Ring, Slot
-from intune_gpu.engine.program import Program
+from intune_gpu.engine.program import MAX_SIZES, Program
 from intune_gpu.kernels.packing import ALIGNMENT, pack_cpu, packed_nbytes_cpu
 
 TORCH = {"int64": torch.int64, "int32": torch.int32}
@@ -72,7 +73,9 @@ class GpuProgram:
         self._numbers = itertools.count()
         self._lock = threading.Lock()  # work of one batch reaches the streams in one piece
         self._wirings: dict[Any, _Wiring] = {}
-        self._ones: dict[int, torch.Tensor] = {}
+        self._ones: dict[int, tuple[torch.Tensor, int]] = {}
+        self._index = program.index_dtype.type(0)
+        self._torch_index, self._width = TORCH[program.index_dtype.name], len(program.recipe.dense_features)
         self._stranded = without_cuda(program)  # groups that are made on the CPU whatever the placement says
         self.placement = placement or ALL_ON_GPU
 
@@ -140,8 +143,13 @@ class GpuProgram:
         """Sort the parts by where they are done for this batch."""
         launched: list[Part] = []
         staged: list[Part] = []
+        placement, stranded = self._placement, self._stranded
+        always = not resident and placement.is_constant
+        known = wiring.placed.get((placement, stranded)) if always else None
+        if known is not None:
+            return known
         for part in wiring.parts:
-            there = part.name not in self._stranded and (resident or self._placement.on_gpu(part.name, number))
+            there = part.name not in stranded and (resident or placement.on_gpu(part.name, number))
             (launched if there else staged).append(part)
         on_cpu = {name for part in staged for name in part.columns} & set(resident)
         if on_cpu:
@@ -149,28 +157,32 @@ class GpuProgram:
                 f"column {min(on_cpu)!r}: expected ops that a GPU can do for a column on the device, found a feature "
                 "that is made on the CPU; give the column in host memory"
             )
-        key = tuple(part.name for part in launched)
-        chosen = wiring.chosen.get(key)
-        if chosen is None:
-            read = {name for part in launched for name in part.columns} - set(resident)
-            chosen = np.array(sorted(wiring.names.index(name) for name in read), np.int64)
-            if not resident:
-                wiring.chosen[key] = chosen
-        return _Placed(launched, staged, chosen)
+        read = {name for part in launched for name in part.columns} - set(resident)
+        chosen = np.array(sorted(wiring.names.index(name) for name in read), np.int64)
+        placed = _Placed(launched, staged, chosen, {} if always and wiring.is_fixed else None)
+        if always:
+            wiring.placed.clear()  # a plan that moves things about would leave its past here
+            wiring.placed[placement, stranded] = placed
+        return placed
 
     def _begin(self, raw: RawBatch, wiring: _Wiring) -> Flight:
         """Count the batch's ids."""
-        rows, keys, index = raw.rows, self.program.keys, self.program.index_dtype.type(0)
-        counts = np.full(len(keys), rows, np.int64)
-        flight = Flight(raw, raw.addresses, counts, counts, 0, index)
+        rows = raw.rows
+        counted = wiring.counted.get(rows)
+        if counted is not None:
+            return Flight(raw, raw.addresses, counted, self._index)
+        counts = np.full(len(self.program.keys), rows, np.int64)
+        flight = Flight(raw, raw.addresses, Counted.of(counts), self._index)
         for part in wiring.lists:
             counts[part.feature] = part.ids(flight)
-        flight.total = self.program.checked(rows, counts)
-        flight.starts = np.cumsum(counts) - counts
+        self.program.checked(rows, counts)
+        flight.counted = Counted.of(counts)
+        if not wiring.lists and len(wiring.counted) < MAX_SIZES:
+            wiring.counted[rows] = flight.counted
         return flight
 
     def _fly(self, flight: Flight, wiring: _Wiring, placed: _Placed, resident: Entries) -> OnDevice:
-        packing = _Packing(flight, wiring, placed)
+        packing = _Packing(flight, _head(flight, wiring, placed), placed)
         slot = self._ring.take(packing.nbytes)
         mark: Mark | None = None
         try:
@@ -197,26 +209,22 @@ class GpuProgram:
         return device.mark()
 
     def _allocate(self, flight: Flight) -> Outputs:
-        """Cut the batch's parts out of one piece of device memory."""
-        rows, dense, has_lists = flight.rows, len(self.program.recipe.dense_features), bool(self.program.groups.lists)
-        index = TORCH[self.program.index_dtype.name]
-        shapes = [
-            ((rows, dense), torch.float32),
-            ((rows,), torch.float32),
-            ((flight.total,), index),
-            ((len(self.program.keys) * rows if has_lists else 0,), torch.int32),
-        ]
-        sizes = [int(np.prod(shape)) * dtype.itemsize for shape, dtype in shapes]
-        begins = np.cumsum([0, *(_rounded(size) for size in sizes)]).tolist()
-        buffer = self.device.empty(max(begins[-1], 1))
-        parts = [
-            buffer[begin : begin + size].view(dtype).view(shape)
-            for begin, size, (shape, dtype) in zip(begins, sizes, shapes, strict=False)
-        ]
-        lengths = parts[3] if has_lists else None
-        if lengths is not None:
-            self.device.transform(lambda: lengths.fill_(1))
-        return Outputs(parts[0], parts[1], parts[2], lengths)
+        """Cut the batch's parts out of one piece of device memory, in few calls of torch: each takes a microsecond."""
+        rows, width, total = flight.rows, self._width, flight.total
+        label_at = _rounded(4 * rows * width)
+        values_at = label_at + _rounded(4 * rows)
+        lengths_at = values_at + _rounded(total * flight.index.itemsize)
+        count = len(self.program.keys) * rows if self.program.groups.lists else 0
+        buffer = self.device.empty(lengths_at + _rounded(4 * count))
+        floats, ids = buffer.view(torch.float32), buffer.view(self._torch_index)
+        dense = floats.as_strided((rows, width), (width, 1), 0)
+        label = floats.as_strided((rows,), (1,), label_at // 4)
+        values = ids.as_strided((total,), (1,), values_at // flight.index.itemsize)
+        lengths = None
+        if self.program.groups.lists:
+            lengths = buffer.view(torch.int32).as_strided((count,), (1,), lengths_at // 4)
+            self.device.transform(partial(lengths.fill_, 1))
+        return Outputs(dense, label, values, lengths)
 
     def _batch(self, flight: Flight) -> Batch:
         out, rows = flight.out, flight.rows
@@ -226,21 +234,21 @@ class GpuProgram:
             values=out.values,
             lengths=self._all_ones(rows) if out.lengths is None else out.lengths,
             stride=rows,
-            length_per_key=flight.counts.tolist(),
-            offset_per_key=[*flight.starts.tolist(), flight.total],
+            length_per_key=[*flight.counted.length_per_key],
+            offset_per_key=[*flight.counted.offset_per_key],
         )
         return Batch(out.dense, sparse, out.label)
 
     def _all_ones(self, rows: int) -> torch.Tensor:
         """Lengths of a batch without lists, shared by batches of one size while nobody writes into them."""
         known = self._ones.get(rows)
-        if known is None or known._version:
-            if len(self._ones) >= 16:
+        if known is None or known[0]._version != known[1]:
+            if len(self._ones) >= MAX_SIZES:
                 self._ones.clear()
             ones = torch.ones(max(1, len(self.program.keys) * rows), dtype=torch.int32)
-            known = self.device.upload(ones)[: len(self.program.keys) * rows]
-            self._ones[rows] = known
-        return known
+            there = self.device.upload(ones)[: len(self.program.keys) * rows]
+            known = self._ones[rows] = there, there._version
+        return known[0]
 
     def _strand(self, launched: list[Part], error: DeviceMemoryError) -> None:
         """Move the group that lacks memory, or takes most of it, to the CPU for good, and say so.
@@ -271,7 +279,7 @@ class GpuProgram:
         known = self._wirings.get(key)
         if known is None:
             with self._lock:
-                known = self._wirings[key] = _Wiring(table.names, parts_of(self.program, table, self._uploads), {})
+                known = self._wirings[key] = _Wiring(table.names, parts_of(self.program, table, self._uploads))
         return known
 
 
@@ -282,76 +290,113 @@ class _Wiring:
     Attributes:
         names: of the columns.
         parts: of all groups.
-        chosen: names of the parts that are launched → the columns that are packed for them.
+        placed: the parts as they were sorted last, where that does not depend on the batch.
+        counted: rows → counts of ids, where no feature is a list.
     """
 
     names: tuple[str, ...]
     parts: list[Part]
-    chosen: dict[tuple[str, ...], _Chosen]
+    placed: dict[tuple[Placement, frozenset[str]], _Placed] = field(default_factory=dict)
+    counted: dict[int, Counted] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def lists(self) -> list[ListPart]:
         """The parts of list features."""
         return [part for part in self.parts if isinstance(part, ListPart)]
 
+    @cached_property
+    def is_fixed(self) -> bool:
+        """Whether batches of one size differ in nothing but their columns."""
+        return not self.lists and not any(part.reads_dictionaries for part in self.parts)
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Placed:
-    """Where the parts of one batch are done, and the columns that are packed for those on the device."""
+    """Where the parts of one batch are done.
+
+    Attributes:
+        launched: on the device.
+        staged: on the CPU.
+        chosen: the columns that are packed for those on the device.
+        heads: rows → what is packed ahead of the columns; None where batches of one size differ in it.
+    """
 
     launched: list[Part]
     staged: list[Part]
     chosen: _Chosen
+    heads: dict[int, _Head] | None
 
 
-class _Packing:
-    """What one batch takes over, and where it stands in a slot.
+class _Head:
+    """What stands in a slot ahead of columns, and where.
 
-    First comes the table of columns (one more row for each list), then tables of the parts, what parts made on the CPU,
-    elements of lists, and the columns.
+    First comes the table of columns (one more row for each list), then tables of the parts, and what parts make on the
+    CPU.
     """
 
     def __init__(self, flight: Flight, wiring: _Wiring, placed: _Placed) -> None:
-        self._flight, self._placed, self._sizes = flight, placed, flight.table.step[:, 0]
-        self._lists = [(part, part.elements(flight)) for part in placed.launched if isinstance(part, ListPart)]
-        self._own = [Addresses.of({"": column}) for _, column in self._lists]
-        self._tables = {key: array for part in placed.launched for key, array in part.tables(flight).items()}
-        self._place = _rounded(32 * (len(wiring.names) + len(self._lists)))
-        for i, (part, _) in enumerate(self._lists):
-            flight.places[part, "entry"] = 32 * (len(wiring.names) + i)
-        for key, array in self._tables.items():
+        lists = [part for part in placed.launched if isinstance(part, ListPart)]
+        tables = {key: array for part in placed.launched for key, array in part.tables(flight).items()}
+        self.places: dict[Any, int] = {}
+        for i, part in enumerate(lists):
+            self.places[part, "entry"] = 32 * (len(wiring.names) + i)
+        self.nbytes = _rounded(32 * (len(wiring.names) + len(lists)))
+        for key, array in tables.items():
             self._reserve(key, array.nbytes)
+        self.bytes = np.zeros(self.nbytes, np.uint8)
+        for key, array in tables.items():
+            begin = self.places[key]
+            self.bytes[begin : begin + array.nbytes] = array.view(np.uint8)
         for staged in placed.staged:
             self._reserve(staged, staged.staged_nbytes(flight))
-        for (part, column), own in zip(self._lists, self._own, strict=True):
-            self._reserve((part, "elements"), packed_nbytes_cpu(own.table, own.step[:, 0], _FIRST, column.rows))
-        columns = packed_nbytes_cpu(flight.table.table, self._sizes, placed.chosen, flight.rows)
-        self._reserve("columns", columns)
-        self.nbytes = self._place
 
     def _reserve(self, key: Any, nbytes: int) -> None:
-        self._flight.places[key] = self._place
-        self._place += _rounded(nbytes)
+        self.places[key] = self.nbytes
+        self.nbytes += _rounded(nbytes)
+
+
+def _head(flight: Flight, wiring: _Wiring, placed: _Placed) -> _Head:
+    heads, rows = placed.heads, flight.rows
+    known = None if heads is None else heads.get(rows)
+    if known is None:
+        known = _Head(flight, wiring, placed)
+        if heads is not None and len(heads) < MAX_SIZES:
+            heads[rows] = known
+    return known
+
+
+class _Packing:
+    """What one batch takes over: its head, elements of lists, columns."""
+
+    def __init__(self, flight: Flight, head: _Head, placed: _Placed) -> None:
+        self._flight, self._head, self._placed, self._sizes = flight, head, placed, flight.table.step[:, 0]
+        flight.places = head.places
+        self._lists = [(part, part.elements(flight)) for part in placed.launched if isinstance(part, ListPart)]
+        self._own = [Addresses.of({"": column}) for _, column in self._lists]
+        self.nbytes = head.nbytes
+        for (_, column), own in zip(self._lists, self._own, strict=True):
+            self.nbytes += packed_nbytes_cpu(own.table, own.step[:, 0], _FIRST, column.rows)
+        self.nbytes += packed_nbytes_cpu(flight.table.table, self._sizes, placed.chosen, flight.rows)
 
     def write(self, slot: Slot, resident: Entries) -> None:
         """Pack everything into a slot's host memory."""
-        flight, host, there = self._flight, slot.host.numpy(), slot.there.data_ptr()
-        flight.there, flight.entries = slot.there, there
-        base, names = slot.host.data_ptr(), flight.table.names
-        for key, array in self._tables.items():
-            begin = flight.places[key]
-            host[begin : begin + array.nbytes] = array.view(np.uint8)
+        flight, head, host = self._flight, self._head, slot.array
+        base, there = slot.host_address, slot.there_address
+        flight.land(slot.there)
+        host[: len(head.bytes)] = head.bytes
         for staged in self._placed.staged:
-            begin = flight.places[staged]
+            begin = head.places[staged]
             staged.on_cpu(flight, host[begin : begin + staged.staged_nbytes(flight)])
+        place = head.nbytes
         for (part, column), own in zip(self._lists, self._own, strict=True):
-            place, entry = flight.places[part, "elements"], base + flight.places[part, "entry"]
-            pack_cpu(own.table, own.step[:, 0], _FIRST, column.rows, base + place, there + place, entry)
-        place = flight.places["columns"]
+            entry = base + head.places[part, "entry"]
+            place += pack_cpu(own.table, own.step[:, 0], _FIRST, column.rows, base + place, there + place, entry)
         pack_cpu(flight.table.table, self._sizes, self._placed.chosen, flight.rows, base + place, there + place, base)
-        entries = host[: 32 * len(names)].view(np.int64).reshape(-1, 4)
-        for name, there_already in resident.items():
-            entries[names.index(name)] = there_already
+        if resident:
+            names = flight.table.names
+            entries = host[: 32 * len(names)].view(np.int64).reshape(-1, 4)
+            for name, there_already in resident.items():
+                entries[names.index(name)] = there_already
 
 
 _FIRST = np.zeros(1, np.int64)

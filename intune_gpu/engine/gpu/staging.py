@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from intune_gpu.core.buffers import size_class
@@ -19,11 +21,20 @@ class Slot:
         host: (nbytes,) uint8, page-locked.
         there: (nbytes,) uint8 on the device.
         free_after: when the device has read it; None if nobody used it yet.
+        array: `host`, for NumPy.
+        host_address, there_address: of the first byte.
     """
 
     host: torch.Tensor
     there: torch.Tensor
     free_after: Mark | None = None
+    array: npt.NDArray[np.uint8] = field(init=False)
+    host_address: int = field(init=False)
+    there_address: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.array = self.host.numpy()
+        self.host_address, self.there_address = self.host.data_ptr(), self.there.data_ptr()
 
 
 class Ring:
