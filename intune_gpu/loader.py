@@ -117,8 +117,7 @@ class Loader:
         if there is not None:
             from intune_gpu.engine.gpu.stage import GpuStage  # loads numba-cuda, which a CPU's user need not have
 
-            raw_bytes = _raw_bytes(self._source)
-            self._gpu = GpuStage(program, there, placed or ALL_ON_GPU, batch_size, raw_bytes, gpu_budget_bytes)
+            self._gpu = GpuStage(program, there, placed or ALL_ON_GPU, batch_size, self._source, gpu_budget_bytes)
         self._transform: Transform[Any] = _transform(program, self._source, batch_size)
         if self._gpu is not None:
             self._transform = self._gpu.transform()
@@ -182,19 +181,17 @@ class Loader:
         if not isinstance(plan, Plan):
             raise ValueError(f"plan: expected a Plan, found {plan!r}; write Plan(readers=2, transformers=1)")
         self._check_budget(plan)
-        if self._gpu is not None:
-            self._gpu.program.placement = plan.placement or ALL_ON_GPU
-        elif plan.placement is not None:
-            _checked_placement(plan.placement, False)
+        _checked_placement(plan.placement, self._gpu is not None)
+        running = self._running_plan(plan)
         self._plan = plan
         run = self._run  # the tuner calls from a thread of its own, and the epoch may end in between
         if run is not None:
-            run.apply(plan)
+            run.apply(running)
 
     @property
     def groups(self) -> tuple[str, ...]:
         """Names of the groups of features that a placement can tell apart; none where batches stay in host memory."""
-        return () if self._gpu is None else self._gpu.program.groups
+        return () if self._gpu is None else self._gpu.groups
 
     def min_prefetch_bytes(self, readers: int, transformers: int) -> int:
         """Return the smallest budget for so many workers: a window, a chunk a reader, a batch a transformer."""
@@ -247,7 +244,15 @@ class Loader:
             self._source.close()
 
     def _pipeline(self, run: order.Run) -> Pipeline[Any]:
-        return Pipeline(self._source, run, self._transform, self._plan, self._clocks, self._pool)
+        plan = self._running_plan(self._plan)
+        keeping = None if self._gpu is None else self._gpu.keeping(self._pool)
+        return Pipeline(self._source, run, self._transform, plan, self._clocks, self._pool, keeping=keeping)
+
+    def _running_plan(self, plan: Plan) -> Plan:
+        """Return a plan with the budget that the device leaves to it."""
+        if self._gpu is None:
+            return plan
+        return self._gpu.apply(plan, self.min_prefetch_bytes(plan.readers, plan.transformers))
 
     def _batches(self, pipeline: Pipeline[Any], run: order.Run, start: Cursor) -> Iterator[Batch]:
         bad_rows, rows_done = start.bad_rows, start.rows_done
@@ -346,13 +351,8 @@ def _checked_placement(value: Any, on_gpu: bool) -> Placement | None:
     return None if value is None else Placement.of(value)
 
 
-def _raw_bytes(source: Source) -> int:
-    """Return the decoded bytes of a row, about."""
-    return -(-sum(info.nbytes for info in source.chunks) // max(1, source.rows))
-
-
 def _transform(program: Program, source: Source, batch_size: int) -> Transform[Batch]:
-    batch_bytes = batch_size * (program.row_nbytes + _raw_bytes(source))
+    batch_bytes = batch_size * (program.row_nbytes + source.row_nbytes)
     return Transform(program.run, _batch_nbytes, batch_bytes, lambda batch: len(batch.label))
 
 

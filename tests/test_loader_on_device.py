@@ -13,6 +13,9 @@ import pytest
 import torch
 
 import intune_gpu as ig
+from intune_gpu.engine import order
+from intune_gpu.opening import open_source
+from intune_gpu.sources.subset import RowRange, RowSample
 from intune_gpu.sources.synthetic import write_click_logs
 from tests import conformance
 from tests.devices import HostDevice
@@ -147,6 +150,82 @@ def _refusal(logs: Path, recipe: ig.Recipe) -> Exception:
     with pytest.raises(ig.BudgetError) as caught:
         ig.Loader(logs, recipe, batch_size=512, device=HostDevice(), gpu_budget_bytes=1000)
     return caught.value
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Click logs as text, some of whose rows cannot be read."""
+    folder = tmp_path_factory.mktemp("text")
+    write_click_logs(folder, ROWS, format="tsv", seed=5, files=2, threads=1)
+    path = sorted(folder.glob("*.tsv"))[0]
+    lines = path.read_bytes().splitlines(keepends=True)
+    for row in (0, 7, 8, 700, len(lines) - 1):
+        lines[row] = lines[row].replace(b"\t", b"\tx", 1)
+    path.write_bytes(b"".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize("placement", ["gpu", {"text": "cpu"}, {"text": 0.5, "*": "cpu"}, {"text": "gpu", "*": 0.5}])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_text_is_a_group(text: Path, placement: Any, shuffle: bool, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(order, "WINDOW_ROWS", 1500)
+    seen, told, device = [], [], HostDevice(10)
+    for name, where in (("cpu", {"device": "cpu"}), ("gpu", {"device": device, "placement": placement})):
+        options = {"batch_size": 512, "shuffle": shuffle, "readers": 2, "quarantine_dir": tmp_path / name, **where}
+        (tmp_path / name).mkdir()
+        with ig.Loader(text, ig.recipes.criteo(1000), **options) as loader:
+            assert ("text" in loader.groups) == (name == "gpu")
+            seen.append([bytes_of(batch) for batch in loader])
+            assert loader.stats().bad_rows == 5
+        told.append((tmp_path / name / "bad_rows.jsonl").read_text())
+    assert seen[0] == seen[1]
+    assert told[0] == told[1]
+    share = ig.Placement.of(placement).share("text")
+    assert any(name == "parse_rows" for name, _ in device.launches) == (share > 0)
+
+
+@pytest.mark.parametrize("part", ["range", "sample"])
+def test_parts_of_text_are_read_on_the_device(text: Path, part: str) -> None:
+    device, seen = HostDevice(11), []
+    for where in ("cpu", device):
+        source = open_source(text, ig.recipes.criteo(1000))
+        chosen = RowRange(source, 5, 4321) if part == "range" else RowSample(source, 0.3, seed=1)
+        with ig.Loader(chosen, ig.recipes.criteo(1000), batch_size=500, device=where, on_bad_row="drop") as loader:
+            seen.append([bytes_of(batch) for batch in loader])
+        chosen.close()
+    assert seen[0] == seen[1]
+    assert any(name == "parse_rows" for name, _ in device.launches)
+
+
+def test_text_stays_where_the_device_has_no_room(text: Path) -> None:
+    recipe, device = ig.recipes.criteo(1000), HostDevice(12)
+    with ig.Loader(text, recipe, batch_size=512, device=device, gpu_budget_bytes=2 << 20, on_bad_row="drop") as loader:
+        batches = [bytes_of(batch) for batch in loader]
+    assert not any(name == "parse_rows" for name, _ in device.launches)
+    with ig.Loader(text, recipe, batch_size=512, device="cpu", on_bad_row="drop") as loader:
+        assert batches == [bytes_of(batch) for batch in loader]
+
+
+def test_text_moves_between_windows(text: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(order, "WINDOW_ROWS", 1500)
+    recipe, options, draw, seen = (
+        ig.recipes.criteo(1000),
+        {"batch_size": 200, "on_bad_row": "drop"},
+        random.Random(3),
+        [],
+    )
+    with ig.Loader(text, recipe, device=HostDevice(13), shuffle=True, **options) as loader:
+        for batch in loader:
+            seen.append(bytes_of(batch))
+            placement = ig.Placement.of({"text": draw.choice(["cpu", "gpu"]), "*": draw.random()})
+            loader.apply(ig.Plan(draw.randint(1, 3), 1, loader.plan.prefetch_bytes, placement))
+    with ig.Loader(text, recipe, device="cpu", shuffle=True, **options) as loader:
+        assert seen == [bytes_of(batch) for batch in loader]
+
+
+def test_text_that_a_device_cannot_read_says_why(logs: Path, recipe: ig.Recipe) -> None:
+    with pytest.raises(ValueError, match=r"found text \(text: the data is no text\)"):
+        ig.Loader(logs, recipe, device=HostDevice(), placement={"text": "gpu"})
 
 
 def test_wrong_placements(logs: Path, recipe: ig.Recipe) -> None:

@@ -30,6 +30,11 @@ class Source(ABC):
         """
 
     @property
+    def row_nbytes(self) -> int:
+        """Decoded bytes of a row, about."""
+        return -(-sum(chunk.nbytes for chunk in self.chunks) // max(1, self.rows))
+
+    @property
     def rows(self) -> int:
         """Physical rows of all chunks."""
         return sum(chunk.rows for chunk in self.chunks)

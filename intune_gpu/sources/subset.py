@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,8 +15,29 @@ from intune_gpu.core.rows import compact, take
 from intune_gpu.core.source import Source
 from intune_gpu.kernels.gather import sample_cpu
 
+Rows = npt.NDArray[np.int64]
 
-class RowRange(Source):
+
+class Part(Source, ABC):
+    """Some rows of a source.
+
+    Args:
+        source: closed with this one.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    @abstractmethod
+    def taken(self, index: int) -> tuple[int, Rows | None]:
+        """Return which chunk of the source chunk `index` is made of, and which of its rows, ascending; None for all."""
+
+    def close(self) -> None:
+        """Close the source."""
+        self.source.close()
+
+
+class RowRange(Part):
     """Rows `start` to `stop` of a source, in file order; columns are shared, not copied, but for large dictionaries.
 
     Args:
@@ -32,7 +54,7 @@ class RowRange(Source):
             raise ValueError(
                 f"RowRange: expected 0 <= start <= stop <= {source.rows} (the source's rows), found {start} and {stop}"
             )
-        self._source = source
+        super().__init__(source)
         self._parts: list[tuple[int, int, int]] = []  # chunk of the source, its first row taken, the one behind
         chunks: list[ChunkInfo] = []
         at = 0
@@ -50,19 +72,21 @@ class RowRange(Source):
     def read(self, index: int) -> Chunk:
         """Decode the chunk and slice it."""
         number, start, stop = self._parts[index]
-        chunk = self._source.read(number)
+        chunk = self.source.read(number)
         if (start, stop) == (0, chunk.rows):
             return chunk
         columns = {name: compact(column.slice(start, stop)) for name, column in chunk.columns.items()}
         bad = tuple(replace(b, row=b.row - start) for b in chunk.bad if start <= b.row < stop)
         return Chunk(columns, stop - start, bad)
 
-    def close(self) -> None:
-        """Close the source."""
-        self._source.close()
+    def taken(self, index: int) -> tuple[int, Rows | None]:
+        """Return which chunk it is, and which of its rows."""
+        number, start, stop = self._parts[index]
+        whole = (start, stop) == (0, self.source.chunks[number].rows)
+        return number, None if whole else np.arange(start, stop)
 
 
-class RowSample(Source):
+class RowSample(Part):
     """A random sample of a source's rows, in file order, or all rows outside of it.
 
     Whether a row is in the sample depends on the seed and its number over all files alone (`sample_cpu`), so that a
@@ -83,7 +107,7 @@ class RowSample(Source):
             raise ValueError(f"RowSample: expected a fraction from 0 to 1, found {fraction!r}")
         if not 0 <= seed < 2**64:
             raise ValueError(f"RowSample: expected a seed from 0 to 2**64 - 1, found {seed!r}")
-        self._source = source
+        super().__init__(source)
         self._words = np.array([seed], np.uint64)
         self._limit = np.uint64(min(int(fraction * 2.0**64), 2**64 - 1))
         self._complement = complement
@@ -98,7 +122,7 @@ class RowSample(Source):
 
     def read(self, index: int) -> Chunk:
         """Decode the chunk and copy the rows that are wanted."""
-        chunk = self._source.read(index)
+        chunk = self.source.read(index)
         mask = self._mask(index)[0]
         if len(mask) != chunk.rows:
             return chunk  # its file changed; the loader finds that the rows do not fit, and says so
@@ -108,15 +132,15 @@ class RowSample(Source):
         columns: dict[str, FlatColumn] = {name: compact(take(column, rows)) for name, column in chunk.columns.items()}
         return Chunk(columns, len(rows), bad)
 
-    def close(self) -> None:
-        """Close the source."""
-        self._source.close()
+    def taken(self, index: int) -> tuple[int, Rows | None]:
+        """Return the same chunk, and which of its rows."""
+        return index, np.flatnonzero(self._mask(index)[0])
 
     def _count(self, index: int) -> int:
         return self._mask(index)[1]
 
     def _mask(self, index: int) -> tuple[npt.NDArray[Any], int]:
-        mask = np.empty(self._source.chunks[index].rows, np.uint8)
+        mask = np.empty(self.source.chunks[index].rows, np.uint8)
         count = int(sample_cpu(self._words, int(self._first[index]), self._limit, mask))
         if self._complement:
             np.subtract(1, mask, out=mask)

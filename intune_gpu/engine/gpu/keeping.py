@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,17 +19,26 @@ from intune_gpu.engine.gpu.rows import Mover, Target
 from intune_gpu.engine.gpu.text import TextOnDevice, can_parse
 from intune_gpu.engine.order import EpochOrder
 from intune_gpu.engine.program import Program
+from intune_gpu.sources.subset import Part
 from intune_gpu.sources.text import TextSource
 
 
 def stays(source: Source, program: Program) -> str | None:
     """Return why rows of a source are read on the CPU only, or None where `TextKeeping` can keep them."""
-    if not isinstance(source, TextSource):
+    text = _text_of(source)
+    if text is None:
         return "the data is no text"
     on_cpu = without_cuda(program)
     if on_cpu:
         return f"features of the group {min(on_cpu)!r} are made on the CPU"
-    return can_parse(source.layout)
+    return can_parse(text.layout)
+
+
+def _text_of(source: Source) -> TextSource | None:
+    """Return the text that a source, or the source it is a part of, reads."""
+    while isinstance(source, Part):
+        source = source.source
+    return source if isinstance(source, TextSource) else None
 
 
 class TextKeeping:
@@ -37,22 +46,36 @@ class TextKeeping:
 
     Args:
         device: which; that of the `GpuProgram` that makes batches of the rows.
-        source: the text.
+        source: text, or a part of its rows.
         slots: chunks that are read at once: one a reader.
 
     Raises:
         ValueError: the text cannot be read on a device, see `stays`.
     """
 
-    def __init__(self, device: Device, source: TextSource, slots: int = 3) -> None:
-        self._parser = TextOnDevice(device, source.layout, slots)
+    def __init__(self, device: Device, source: Source, slots: int = 3) -> None:
+        text = _text_of(source)
+        if text is None:
+            raise ValueError(f"source: expected text, found {type(source).__name__}; read it on the CPU")
+        self._parser = TextOnDevice(device, text.layout, slots)
         self._mover = Mover(device)
 
     def read(self, source: Source, index: int, window: int) -> DeviceChunk:
         """Read a chunk's bytes into page-locked memory, and parse them on the device."""
+        if isinstance(source, Part):
+            number, rows = source.taken(index)
+            chunk = self.read(source.source, number, window)
+            return chunk if rows is None else self._taken(chunk, rows.astype(np.int32))
         assert isinstance(source, TextSource)
         raw = source.raw(index)
         return self._parser.read(raw.fill, raw.nbytes, raw.rows, raw.first_line, raw.file)
+
+    def _taken(self, chunk: DeviceChunk, rows: npt.NDArray[np.int32]) -> DeviceChunk:
+        """Return some rows of a chunk, by their numbers, ascending."""
+        kept = self._mover.take(DeviceRows(chunk.columns, 0, chunk.rows), rows)
+        wanted = {int(row): place for place, row in enumerate(rows)} if chunk.bad else {}
+        bad = tuple(replace(b, row=wanted[b.row]) for b in chunk.bad if b.row in wanted)
+        return DeviceChunk(kept.columns, len(rows), bad, kept.nbytes)
 
     def whole(self, chunk: DeviceChunk, file: str, number: int) -> DeviceWindow:
         """Take a chunk as it is."""
