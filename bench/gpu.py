@@ -7,7 +7,7 @@ name. `--tiny --host` runs everything on a device in host memory: it shows that 
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import json
 import sys
 import tempfile
@@ -136,7 +136,8 @@ class Suite:
         self._measure(cases, by_events)
 
     def _text(self) -> None:
-        self.report["skipped"]["text"] = f"{TEXT} has no bench yet"
+        there = importlib.util.find_spec(TEXT) is not None
+        self.report["skipped"]["text"] = "it has no bench yet" if there else f"{TEXT} is not there yet"
 
     def _host(self) -> None:
         """Measure what the host does for a batch: launches alone, and, with TorchRec, the whole of it."""

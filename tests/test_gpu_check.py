@@ -86,7 +86,8 @@ def test_a_part_has_a_limit_and_leaves_nothing_running(tmp_path):
     log = tmp_path / "log"
     code = "import subprocess, sys; print('began', flush=True); subprocess.run(['sleep', '600'])"
     assert gpu_check.run_within([sys.executable, "-c", code], 3.0, log, dict(os.environ)) is None
-    assert log.read_text() == "began\n"
+    assert log.read_text().startswith("began\n")
+    assert "KeyboardInterrupt" in log.read_text()  # it was asked to end, and could write down what it had
     assert gpu_check.run_within([sys.executable, "-c", "raise SystemExit(4)"], 30.0, log, dict(os.environ)) == 4
 
 

@@ -10,6 +10,7 @@ or 3 (there is no GPU that can be used). `--dry` takes a device in host memory: 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -28,7 +29,9 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 FAILED, NO_GPU = 1, 3
-TOTAL_S = 580.0
+TOTAL_S = 570.0
+GRACE_S = 8.0
+"""For a part whose time is up, to write down what it has."""
 
 NEEDED = ("torch", "numba", "numba_cuda", "numpy", "pyarrow", "psutil", "pytest", "hypothesis")
 OPTIONAL = {
@@ -269,8 +272,10 @@ def pytest_command(files: list[str], folder: Path, junit: Path, dry: bool, selec
     options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
     ini = folder / "pytest.ini"
     markers = "\n    ".join(options["markers"])
-    ini.write_text(f"[pytest]\npythonpath = {ROOT}\nmarkers =\n    {markers}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-c", str(ini), f"--rootdir={ROOT}", "--import-mode=importlib", "-q"]
+    ini.write_text(
+        f"[pytest]\npythonpath = {ROOT}\nfaulthandler_timeout = 120\nmarkers =\n    {markers}\n", encoding="utf-8"
+    )
+    command = [sys.executable, "-m", "pytest", "-c", str(ini), f"--rootdir={ROOT}", "--import-mode=importlib", "-v"]
     command += ["-ra", "-p", "no:cacheprovider", "--continue-on-collection-errors", f"--junitxml={junit}"]
     command += ["-m", "not gpu and not nightly" if dry else "gpu"]
     return command + (["-k", select] if select else []) + files
@@ -291,11 +296,14 @@ def run_within(command: list[str], limit_s: float, log: Path, environment: dict[
         try:
             return process.wait(limit_s)
         except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C: pytest writes down what it has
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
             return None
         finally:
-            if process.poll() is None:  # with all that it started, on Ctrl-C too
+            with contextlib.suppress(ProcessLookupError):  # all that it started, which outlived it, on Ctrl-C too
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait()
 
 
 def read_junit(file: Path, missing: Sequence[str]) -> dict[str, Any]:

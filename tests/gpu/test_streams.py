@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -16,11 +15,7 @@ from intune_gpu.kernels import hashing_cuda
 from intune_gpu.kernels.launching import THREADS, grid
 from tests.devices import HostDevice
 from tests.gpu import values
-
-
-def consumer(kind):
-    """A stream that the batches' user works on; in host memory the user does at once what is asked."""
-    return torch.cuda.stream(torch.cuda.Stream()) if kind == "cuda" else nullcontext()
+from tests.gpu.conftest import consumer
 
 
 def test_slots_used_thousands_of_times(kind, device, size):
