@@ -13,7 +13,20 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 
-_PACKAGES = ("intune_gpu", "numpy", "numba", "llvmlite", "pyarrow", "polars", "torch", "torchrec", "fbgemm-gpu-cpu")
+_PACKAGES = (
+    "intune_gpu",
+    "numpy",
+    "numba",
+    "llvmlite",
+    "pyarrow",
+    "polars",
+    "torch",
+    "torchrec",
+    "fbgemm-gpu-cpu",
+    "numba-cuda",
+    "cupy-cuda13x",
+    "triton",
+)
 _FLAGS = ("avx2", "fma", "avx512f", "avx512dq", "avx512vl", "avx512bw", "asimd", "sve")
 
 

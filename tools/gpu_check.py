@@ -10,6 +10,7 @@ or 3 (there is no GPU that can be used). `--dry` takes a device in host memory: 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -28,7 +29,13 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 FAILED, NO_GPU = 1, 3
-TOTAL_S = 580.0
+PARTS = ("parity", "tests", "bench")
+LIMITS_S = {"parity": 200.0, "tests": 190.0, "bench": 170.0}
+PARALLEL = ("tests/gpu/test_edges.py", "tests/gpu/test_values.py")
+"""What compiles many kernels, and takes the part `parity` in several processes."""
+TOTAL_S = 570.0
+GRACE_S = 8.0
+"""For a part whose time is up, to write down what it has."""
 
 NEEDED = ("torch", "numba", "numba_cuda", "numpy", "pyarrow", "psutil", "pytest", "hypothesis")
 OPTIONAL = {
@@ -40,7 +47,7 @@ OPTIONAL = {
     "rich": "the bench's tables",
     "cupy": "CuPy in and out, the bench's CuPy peer",
     "triton": "the bench's torch.compile peer",
-    "xdist": "several processes for the edge table",
+    "xdist": "several processes for the part parity",
     "pynvml": "the driver's version and clocks in the JSON",
 }
 FOLDERS = {"train": ("torchrec", "fbgemm_gpu", "polars", "tyro", "safetensors")}
@@ -97,7 +104,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=default, help="where JSON and logs go (default: $OUT)")
     parser.add_argument("--wheels", type=Path, default=None, help="a folder of wheels to use beside what is installed")
     parser.add_argument("--dry", action="store_true", help="a device in host memory: no measurement, only plumbing")
-    parser.add_argument("--parts", nargs="+", choices=("tests", "edges", "bench"), default=("tests", "edges", "bench"))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--select", default="", help="only tests that match, as pytest's -k")
     parser.add_argument("--sections", nargs="+", default=(), help="only these sections of the bench")
     args = parser.parse_args(arguments)
@@ -223,7 +230,7 @@ def _run(
     left_s: float,
 ) -> dict[str, Any]:
     """Run one part within its limit, and say how it went."""
-    limit = min({"tests": 250.0, "edges": 140.0, "bench": 180.0}[name], max(left_s, 1.0))
+    limit = min(LIMITS_S[name], max(left_s, 1.0))
     part: dict[str, Any] = {"name": name, "limit_s": limit, "log": f"{name}.log", "left_out": []}
     if name == "bench":
         command = [sys.executable, "-m", "bench", "--suite", "gpu", "--out", str(out / "bench.json")]
@@ -231,7 +238,7 @@ def _run(
         command += ["--sections", *args.sections] if args.sections else []
     else:
         files, part["left_out"] = test_files(name, packages)
-        several = name == "edges" and packages["xdist"]["version"] and not args.dry
+        several = name == "parity" and packages["xdist"]["version"] and not args.dry
         command = pytest_command(files, folder, out / f"{name}.xml", args.dry, args.select)
         command += ["-n", str(min(8, os.cpu_count() or 1))] if several else []
     began = time.monotonic()
@@ -247,12 +254,12 @@ def _run(
 
 def test_files(name: str, packages: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Return the files that hold tests marked `gpu`, and which are left out for want of a package."""
-    tests, edges = ROOT / "tests", ROOT / "tests" / "gpu" / "test_edges.py"
-    if name == "edges":
-        return [str(edges)], []
+    tests, parallel = ROOT / "tests", [ROOT / file for file in PARALLEL]
+    if name == "parity":
+        return [str(file) for file in parallel], []
     found, left_out = [], []
     for file in sorted(tests.rglob("test_*.py")):
-        if file == edges or (file.parent != tests / "gpu" and "mark.gpu" not in file.read_text(encoding="utf-8")):
+        if file in parallel or (file.parent != tests / "gpu" and "mark.gpu" not in file.read_text(encoding="utf-8")):
             continue
         if file.name == "test_gpu_check.py":
             continue
@@ -269,8 +276,10 @@ def pytest_command(files: list[str], folder: Path, junit: Path, dry: bool, selec
     options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
     ini = folder / "pytest.ini"
     markers = "\n    ".join(options["markers"])
-    ini.write_text(f"[pytest]\npythonpath = {ROOT}\nmarkers =\n    {markers}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-c", str(ini), f"--rootdir={ROOT}", "--import-mode=importlib", "-q"]
+    ini.write_text(
+        f"[pytest]\npythonpath = {ROOT}\nfaulthandler_timeout = 120\nmarkers =\n    {markers}\n", encoding="utf-8"
+    )
+    command = [sys.executable, "-m", "pytest", "-c", str(ini), f"--rootdir={ROOT}", "--import-mode=importlib", "-v"]
     command += ["-ra", "-p", "no:cacheprovider", "--continue-on-collection-errors", f"--junitxml={junit}"]
     command += ["-m", "not gpu and not nightly" if dry else "gpu"]
     return command + (["-k", select] if select else []) + files
@@ -291,11 +300,14 @@ def run_within(command: list[str], limit_s: float, log: Path, environment: dict[
         try:
             return process.wait(limit_s)
         except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C: pytest writes down what it has
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
             return None
         finally:
-            if process.poll() is None:  # with all that it started, on Ctrl-C too
+            with contextlib.suppress(ProcessLookupError):  # all that it started, which outlived it, on Ctrl-C too
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait()
 
 
 def read_junit(file: Path, missing: Sequence[str]) -> dict[str, Any]:

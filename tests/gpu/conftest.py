@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Container, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
+import torch
 
 from tests.devices import HostDevice
 
@@ -49,6 +51,11 @@ def size(kind: str) -> Any:
 def on_kind(kind: str) -> Any:
     """A function that opens further devices of the test's kind."""
     return lambda: opened(kind)
+
+
+def consumer(kind: str) -> AbstractContextManager[Any]:
+    """A stream that the batches' user works on; in host memory the user does at once what is asked."""
+    return torch.cuda.stream(torch.cuda.Stream()) if kind == "cuda" else nullcontext()
 
 
 def needs(package: str, module: str) -> Any:

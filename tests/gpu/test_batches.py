@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import intune_gpu as ig
-from tests.gpu.conftest import needs
+from tests.gpu.conftest import consumer, needs
 
 one_shot = needs("torchrec", "intune_gpu.engine.gpu.one_shot")
 same = needs("polars", "tests.test_loader_on_device")
@@ -33,6 +33,25 @@ def given(data, recipe, **options):
 def test_placement_never_changes_a_batch(device, logs, recipe, placement):
     there = given(logs, recipe, device=device, placement=placement, transformers=3)
     assert there == given(logs, recipe, device="cpu")
+
+
+def test_a_consumer_on_another_stream_that_lags(kind, device, logs, recipe):
+    """It reads what it was given, although the loader is long ahead and the batches were let go."""
+    kept = []
+    options = {"batch_size": 512, "shuffle": True, "device": device, "transformers": 3}
+    with consumer(kind), ig.Loader(logs, recipe, **options) as loader:
+        for _ in range(1 if kind == "host" else 20):
+            for batch in loader:
+                if kind == "cuda":
+                    torch.cuda._sleep(500_000)  # cycles
+                tensors = (batch.dense, batch.sparse.values(), batch.sparse.lengths(), batch.label)
+                kept.append([tensor.clone() for tensor in tensors])
+        found = [tuple(tensor.cpu().numpy().tobytes() for tensor in tensors) for tensors in kept]
+    expected = []
+    with ig.Loader(logs, recipe, **options | {"device": "cpu"}) as loader:
+        for _ in range(len(found) // len(loader)):
+            expected += [content(batch) for batch in loader]
+    assert found == expected
 
 
 class Learner:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,12 +13,9 @@ from intune_gpu.core.columns import Addresses
 from intune_gpu.engine.gpu.staging import Ring
 from intune_gpu.kernels import hashing_cuda
 from intune_gpu.kernels.launching import THREADS, grid
+from tests.devices import HostDevice
 from tests.gpu import values
-
-
-def consumer(kind):
-    """A stream that the batches' user works on; in host memory the user does at once what is asked."""
-    return torch.cuda.stream(torch.cuda.Stream()) if kind == "cuda" else nullcontext()
+from tests.gpu.conftest import consumer
 
 
 def test_slots_used_thousands_of_times(kind, device, size):
@@ -104,3 +100,28 @@ def test_memory_is_aligned_and_page_locked(kind, device):
         assert (there.nbytes, host.nbytes) == (nbytes, nbytes)
         assert there.data_ptr() % 256 == host.data_ptr() % 256 == 0  # pack_cpu and 16-byte accesses count on it
         assert host.is_pinned() == (kind == "cuda")
+
+
+class Recycling(HostDevice):
+    """Hands memory out again as torch does: when it was let go, though work that was given before may still read it."""
+
+    let_go: torch.Tensor | None = None
+
+    def empty(self, nbytes):
+        memory, self.let_go = self.let_go, None
+        return super().empty(nbytes) if memory is None else memory[:nbytes]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_new_slot_waits_for_work_on_the_memory_that_it_gets(seed):
+    device = Recycling(seed)
+    memory, seen = device.empty(1 << 20), torch.zeros(1 << 20, dtype=torch.uint8)
+    memory.fill_(1)
+    device.transform(lambda: seen.copy_(memory))
+    device.let_go = memory
+    slot = Ring(device, 2).take(1 << 20)
+    assert slot.there.data_ptr() == memory.data_ptr()
+    slot.host.fill_(7)
+    device.copy(slot.there, slot.host)
+    device.mark().wait()
+    assert set(seen.tolist()) == {1}
