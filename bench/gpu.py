@@ -7,7 +7,7 @@ name. `--tiny --host` runs everything on a device in host memory: it shows that 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
@@ -29,7 +29,6 @@ from intune_gpu.engine.gpu.opening import open_device
 
 SECTIONS = ("copy", "transform", "host", "strings", "lists", "text", "end_to_end", "training")
 NO_GPU = 3
-TEXT = "intune_gpu.engine.gpu.text"
 
 
 class Suite:
@@ -137,8 +136,10 @@ class Suite:
         self._measure(cases, by_events)
 
     def _text(self) -> None:
-        there = importlib.util.find_spec(TEXT) is not None
-        self.report["skipped"]["text"] = "it has no bench yet" if there else f"{TEXT} is not there yet"
+        if self._needs("text", "polars"):  # the parser's room has it
+            from bench import gpu_text
+
+            self._measure(gpu_text.text(self._device, self._args.tiny, self._args.seed), by_clock)
 
     def _host(self) -> None:
         """Measure what the host does for a batch: launches alone, and, with TorchRec, the whole of it."""

@@ -57,8 +57,8 @@ def rows_of(text: bytes) -> int:
 
 def back(column: DeviceColumn) -> FlatColumn:
     """A device's column in host memory."""
-    validity = None if column.validity is None else column.validity.numpy()
-    return FlatColumn(column.values.numpy().view(column.physical), validity)
+    validity = None if column.validity is None else column.validity.cpu().numpy()
+    return FlatColumn(column.values.cpu().numpy().view(column.physical), validity)
 
 
 def check_same(found: DeviceChunk, expected: Chunk) -> None:
