@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ if importlib.util.find_spec("numba_cuda") is None:
 from numba import cuda, njit, types
 from numba.core.typing import Signature
 
-from intune_gpu.kernels import dense_cuda, hashing_cuda, jagged_cuda, launching, numeric, xxh64
+from intune_gpu.kernels import dense_cuda, hashing_cuda, jagged_cuda, launching, numeric, rows_cuda, text_cuda, xxh64
 
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 _NAN = np.float32(np.nan)
@@ -40,6 +40,7 @@ class Kernel:
         signature: Numba's, void.
         stack_bytes: local memory that a thread may use.
         float64_column: whether it reads one, and so may load and compare float64, and convert it to float32.
+        computes_float64: whether it is meant to compute with float64.
         rules: of a dense chain, as `fusing.dense_loop` takes them, which it is run against; else None.
     """
 
@@ -48,6 +49,7 @@ class Kernel:
     signature: Signature
     stack_bytes: int = 0
     float64_column: bool = False
+    computes_float64: bool = False
     rules: tuple[str, ...] | None = None
 
 
@@ -227,6 +229,9 @@ LAUNCHED: tuple[Kernel, ...] = (
     _launched(jagged_cuda.LIST_INTS, 7, "int64", "int64"),
     _launched(jagged_cuda.LIST_MODULO, 7, "int64", "int64", "int64"),
     _launched(jagged_cuda.LIST_STRINGS, 7, "int64"),
+    *(_launched(kernel, 2) for kernel in (text_cuda.COUNT_LINES, text_cuda.PLACE_ROWS, text_cuda.PARSE_ROWS)),
+    replace(_launched(text_cuda.PARSE_FLOATS, 2), computes_float64=True),
+    *(_launched(kernel, 2) for kernel in (text_cuda.PACK_BITS, text_cuda.LIST_FLAGGED, rows_cuda.MOVE_ROWS)),
 )
 """Kernels of `kernels/*_cuda.py`, for the types that most columns have."""
 
