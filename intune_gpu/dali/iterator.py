@@ -107,7 +107,11 @@ class DALIRecIterator(Iterator[list[dict[str, Any]]]):
             raise StopIteration
         if self._batches is None:
             self._batches = iter(self._loader)
-        batch = next(self._batches, None)
+        try:
+            batch = next(self._batches, None)
+        except BaseException:
+            self._batches = None  # what raised is at its end; whoever goes on gets the next epoch
+            raise
         if batch is None:
             self._batches = None
             self._over = not self._auto_reset
