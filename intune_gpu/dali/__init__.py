@@ -9,5 +9,6 @@ check_installed()
 
 from nvidia.dali.plugin.base_iterator import LastBatchPolicy as LastBatchPolicy  # noqa: E402 (now it is there)
 
+from intune_gpu.dali import fn as fn  # noqa: E402
 from intune_gpu.dali.iterator import DALIRecIterator as DALIRecIterator  # noqa: E402
 from intune_gpu.dali.loader import DALILoader as DALILoader  # noqa: E402
