@@ -41,14 +41,10 @@ class Graph:
         checkpointing: bool = False,
         checkpoint: bytes | None = None,
     ) -> None:
-        self._program = program
-        self._ahead: deque[Packed] = deque()  # what DALI reads without a copy is kept until its batch is taken
-        self._rest: Iterator[Packed] | None = None
-        self._error: Exception | None = None
-        self._faults: dict[int, Exception] = {}
+        self._keys = program.keys
+        # DALI holds these two where Python's collector does not look: they must not lead back to the pipeline.
+        self._source, self._stage = _Source(), _Stage(program)
         self._begun = False
-        self._number = 0
-        self._index: int | None = None
         self._pipeline: Any = Pipeline(
             batch_size=1,
             num_threads=num_threads,
@@ -59,8 +55,8 @@ class Graph:
             checkpoint=checkpoint,
         )
         with self._pipeline:
-            raw = fn.external_source(source=self._feed, no_copy=True, dtype=types.UINT8, ndim=1)
-            made: Any = fn.python_function(raw, function=self._make, num_outputs=4)
+            raw = fn.external_source(source=self._source, no_copy=True, dtype=types.UINT8, ndim=1)
+            made: Any = fn.python_function(raw, function=self._stage.run, num_outputs=4)
             self._pipeline.set_outputs(*made)
         try:
             self._pipeline.build()
@@ -77,7 +73,7 @@ class Graph:
     def begin(self, batches: Iterator[Packed]) -> None:
         """Let go of what is left of an earlier epoch, and begin the next one."""
         self._drain()
-        self._rest = batches
+        self._source.rest = batches
 
     def take(self) -> Batch | None:
         """Return the next batch, or None behind the last one of the epoch.
@@ -92,21 +88,21 @@ class Graph:
             pipeline.schedule_run()
         outputs = _outputs(pipeline)
         if outputs is None:
-            error = self._error
+            error = self._source.error
             self._drain()
             if error is not None:
                 raise error
             return None
-        packed = self._ahead.popleft()
+        packed = self._source.ahead.popleft()
         dense, values, lengths, label = (from_dlpack(part.as_tensor())[0] for part in outputs)
-        fault = self._faults.pop(number_of(packed.buffer), None)
+        fault = self._stage.faults.pop(number_of(packed.buffer), None)
         del outputs
         pipeline.release_outputs()
         if fault is not None:
-            self._rest = None
+            self._source.rest = None
             raise StageError(f"transform stage in DALI: {type(fault).__name__}: {fault}", stage="transform") from fault
         pipeline.schedule_run()
-        sparse = KeyedJaggedTensor(keys=self._program.keys, values=values, lengths=lengths, stride=packed.rows)
+        sparse = KeyedJaggedTensor(keys=self._keys, values=values, lengths=lengths, stride=packed.rows)
         return Batch(dense, sparse, label, packed.cursor)
 
     def checkpoint(self, data: str) -> bytes:
@@ -119,47 +115,81 @@ class Graph:
             self._drain()
         self._pipeline = None
 
-    def _feed(self, index: int) -> list[Bytes]:
-        """Give DALI batch `index` of its epoch; DALI calls it in the thread that calls `take`."""
-        if self._rest is None:
+    def _drain(self) -> None:
+        """Take what DALI has of the running epoch, so that it can begin another one."""
+        self._source.rest = None
+        if self._begun:
+            while _outputs(self._pipeline) is not None:
+                self._pipeline.release_outputs()
+                self._pipeline.schedule_run()
+            self._pipeline.reset()
+        self._begun = False
+        self._source.clear()
+        self._stage.faults.clear()
+
+
+class _Source:
+    """What DALI asks for raw rows, by their number in its epoch.
+
+    Attributes:
+        rest: of the epoch; None where no more is to come.
+        ahead: what DALI was given and nobody has taken: it reads there without a copy.
+        error: what ended the epoch too early.
+    """
+
+    def __init__(self) -> None:
+        self.rest: Iterator[Packed] | None = None
+        self.ahead: deque[Packed] = deque()
+        self.error: Exception | None = None
+        self._number = 0
+        self._index: int | None = None
+
+    def __call__(self, index: int) -> list[Bytes]:
+        """Return the next sample; DALI calls it in the thread that calls `take`."""
+        if self.rest is None:
             raise StopIteration
         if self._index is not None and index != self._index + 1:
             raise IntuneError(f"DALI: expected to be asked for batch {self._index + 1} of the epoch, found {index}")
         try:
-            packed = next(self._rest)
+            packed = next(self.rest)
         except StopIteration:
-            self._rest = None
+            self.rest = None
             raise
         except Exception as error:  # DALI would drop the batches that it has: it ends the epoch, behind the last one
-            self._error, self._rest = error, None
+            self.error, self.rest = error, None
             raise StopIteration from error
         self._index, self._number = index, self._number + 1
-        self._ahead.append(packed)
+        self.ahead.append(packed)
         return [packed.numbered(self._number)]
 
-    def _make(self, buffer: Bytes) -> tuple[np.ndarray[Any, Any], ...]:
-        """Transform one sample; DALI calls it in a thread of its own."""
+    def clear(self) -> None:
+        """Forget the epoch."""
+        self.ahead.clear()
+        self.error, self._index = None, None
+
+
+class _Stage:
+    """What DALI calls in a thread of its own to make a batch of a sample.
+
+    Attributes:
+        faults: number of a sample → what went wrong with it.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.faults: dict[int, Exception] = {}
+        self._program = program
+
+    def run(self, buffer: Bytes) -> tuple[np.ndarray[Any, Any], ...]:
+        """Return dense (B, D), values (ids,), lengths (F * B,) and label (B,)."""
         try:
             with denormals_kept():
                 batch = self._program.run(unpack(buffer, self._program.physical))
         except Exception as error:  # raised in place of its batch; inside DALI it would end those before it, too
-            self._faults[number_of(buffer)] = error
+            self.faults[number_of(buffer)] = error
             index = self._program.index_dtype
             return np.empty((0, 0), np.float32), np.empty(0, index), np.empty(0, np.int32), np.empty(0, np.float32)
         sparse = batch.sparse
         return batch.dense.numpy(), sparse.values().numpy(), sparse.lengths().numpy(), batch.label.numpy()
-
-    def _drain(self) -> None:
-        """Take what DALI has of the running epoch, so that it can begin another one."""
-        pipeline, self._rest = self._pipeline, None
-        if self._begun:
-            while _outputs(pipeline) is not None:
-                pipeline.release_outputs()
-                pipeline.schedule_run()
-            pipeline.reset()
-        self._ahead.clear()
-        self._faults.clear()
-        self._begun, self._error, self._index = False, None, None
 
 
 def _outputs(pipeline: Any) -> Any:

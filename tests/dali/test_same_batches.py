@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +312,16 @@ def test_no_thread_is_left(parquet: Path) -> None:
     gc.collect()
     assert len(os.listdir("/proc/self/task")) == before
     assert [t.name for t in threading.enumerate() if t.name.startswith("intune-")] == []
+
+
+def test_an_iterator_that_is_dropped_lets_go(parquet: Path) -> None:
+    iterator = DALIRecIterator(parquet, conformance.RECIPE, 64)
+    next(iterator)
+    graph = weakref.ref(iterator._loader._graph)
+    assert graph() is not None
+    del iterator
+    gc.collect()
+    assert graph() is None  # and with it DALI's threads
 
 
 def test_a_loader_that_is_left_lets_go(parquet: Path) -> None:
