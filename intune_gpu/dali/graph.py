@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,8 @@ class Graph:
     ) -> None:
         self._keys = program.keys
         # DALI holds these two where Python's collector does not look: they must not lead back to the pipeline.
-        self._source, self._stage = _Source(), _Stage(program)
+        self._source = _Source()
+        self._stage = _Stage(program, self._source.ahead)
         self._begun = False
         self._pipeline: Any = Pipeline(
             batch_size=1,
@@ -93,9 +93,10 @@ class Graph:
             if error is not None:
                 raise error
             return None
-        packed = self._source.ahead.popleft()
+        number = next(iter(self._source.ahead))
+        packed = self._source.ahead.pop(number)
         dense, values, lengths, label = (from_dlpack(part.as_tensor())[0] for part in outputs)
-        fault = self._stage.faults.pop(number_of(packed.buffer), None)
+        fault = self._stage.faults.pop(number, None)
         del outputs
         pipeline.release_outputs()
         if fault is not None:
@@ -133,13 +134,13 @@ class _Source:
 
     Attributes:
         rest: of the epoch; None where no more is to come.
-        ahead: what DALI was given and nobody has taken: it reads there without a copy.
+        ahead: number → what DALI was given and nobody has taken, in order: it reads there without a copy.
         error: what ended the epoch too early.
     """
 
     def __init__(self) -> None:
         self.rest: Iterator[Packed] | None = None
-        self.ahead: deque[Packed] = deque()
+        self.ahead: dict[int, Packed] = {}
         self.error: Exception | None = None
         self._number = 0
         self._index: int | None = None
@@ -159,7 +160,7 @@ class _Source:
             self.error, self.rest = error, None
             raise StopIteration from error
         self._index, self._number = index, self._number + 1
-        self.ahead.append(packed)
+        self.ahead[self._number] = packed
         return [packed.numbered(self._number)]
 
     def clear(self) -> None:
@@ -171,19 +172,23 @@ class _Source:
 class _Stage:
     """What DALI calls in a thread of its own to make a batch of a sample.
 
+    Args:
+        program: of the recipe.
+        ahead: number of a sample → what of it is not bytes.
+
     Attributes:
         faults: number of a sample → what went wrong with it.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, ahead: Mapping[int, Packed]) -> None:
         self.faults: dict[int, Exception] = {}
-        self._program = program
+        self._program, self._ahead = program, ahead
 
     def run(self, buffer: Bytes) -> tuple[np.ndarray[Any, Any], ...]:
         """Return dense (B, D), values (ids,), lengths (F * B,) and label (B,)."""
         try:
             with denormals_kept():
-                batch = self._program.run(unpack(buffer, self._program.physical))
+                batch = self._program.run(unpack(buffer, self._ahead[number_of(buffer)]))
         except Exception as error:  # raised in place of its batch; inside DALI it would end those before it, too
             self.faults[number_of(buffer)] = error
             index = self._program.index_dtype

@@ -137,7 +137,7 @@ class DALILoader(Loader):
         self._program = program
         row_bytes = -(-sum(info.nbytes for info in self._source.chunks) // max(1, self._source.rows))
         return Transform(
-            lambda raw: pack(raw, program.physical, self._pool),
+            lambda raw: pack(raw, self._pool),
             lambda packed: packed.buffer.nbytes,
             2 * self._batch_size * row_bytes,
             lambda packed: packed.rows,

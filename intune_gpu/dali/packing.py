@@ -1,133 +1,161 @@
 """A batch of raw rows as one piece of bytes, which is what DALI takes for a sample, and back.
 
-First comes a head of int64: rows, the batch's number, and for each column the first null bit and, for each of its five
-buffers, where it begins and how many entries it has (-1 where there is none). The buffers follow, each aligned.
+First comes the batch's number, then a table of addresses with a row a column, then the columns: those of one value a
+row copied by one compiled call, lists buffer by buffer. Dictionaries stay outside: their strings are hashed once, not
+once a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from intune_gpu.core.buffers import ALIGNMENT, BufferPool
-from intune_gpu.core.columns import STRING, FlatColumn, RawBatch
+from intune_gpu.core.buffers import BufferPool
+from intune_gpu.core.columns import Addresses, FlatColumn, RawBatch
 from intune_gpu.core.cursor import Cursor
-from intune_gpu.core.rows import compact
+from intune_gpu.kernels.memory import address_of
+from intune_gpu.kernels.packing import ALIGNMENT, pack_cpu, packed_nbytes_cpu
 
 Bytes = npt.NDArray[np.uint8]
-
-_HEAD = 2
-_BUFFERS = 5
-_ENTRY = 1 + 2 * _BUFFERS
+_POINTERS = [0, 1, 3]
+"""Of a table's columns: values, null bits, offsets."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Packed:
-    """Raw rows on their way into DALI.
+    """Raw rows on their way into DALI, and what is not bytes of theirs.
 
     Attributes:
-        buffer: (n,) uint8.
+        buffer: (n,) uint8, aligned to `ALIGNMENT`.
         rows: how many.
-        cursor: the place behind them.
+        like: names, types and dictionaries of the columns; its addresses are of what was packed.
+        lists: where the buffers of each list column stand.
+        cursor: the place behind the rows.
     """
 
     buffer: Bytes
     rows: int
+    like: Addresses
+    lists: tuple[_List, ...]
     cursor: Cursor | None = None
 
     def numbered(self, number: int) -> Bytes:
         """Return the buffer, marked with a number that `number_of` finds."""
-        self.buffer[:16].view(np.int64)[1] = number
+        self.buffer[:8].view(np.int64)[0] = number
         return self.buffer
 
 
 def number_of(buffer: Bytes) -> int:
     """Return the number that a buffer was marked with."""
-    return int(buffer[:16].view(np.int64)[1])
+    return int(buffer[:8].view(np.int64)[0])
 
 
-def pack(raw: RawBatch, physical: Mapping[str, str], pool: BufferPool) -> Packed:
+def pack(raw: RawBatch, pool: BufferPool) -> Packed:
     """Copy the rows of a batch, and nothing around them, into one buffer.
 
     Args:
         raw: the rows.
-        physical: column → physical type, of the columns to take, in the order in which `unpack` is told of them.
         pool: where the memory comes from.
     """
-    columns = [_own(compact(raw.columns[name])) for name in physical]
-    head = np.empty(_HEAD + _ENTRY * len(columns), np.int64)
-    head[:_HEAD] = raw.rows, 0
-    parts: list[tuple[int, npt.NDArray[Any]]] = []
-    place = _rounded(head.nbytes)
-    for i, column in enumerate(columns):
-        entry = [column.validity_offset]
-        for part in (column.values, column.validity, column.offsets, column.row_offsets, column.codes):
-            if part is None:
-                entry += [place, -1]
-                continue
-            entry += [place, len(part)]
-            parts.append((place, part))
-            place += _rounded(part.nbytes)
-        head[_HEAD + i * _ENTRY : _HEAD + (i + 1) * _ENTRY] = entry
-    buffer = pool.take(place)
-    buffer[: head.nbytes].view(np.int64)[:] = head
-    for begin, part in parts:
-        buffer[begin : begin + part.nbytes].view(part.dtype)[:] = part
-    return Packed(buffer, raw.rows)
+    here, rows = raw.addresses, raw.rows
+    single = here.step.any(axis=1)  # a list's rows do not lie at a fixed distance
+    chosen, sizes = np.flatnonzero(single), here.step[:, 0]
+    lists = [(here.names[c], _own(raw.columns[here.names[c]])) for c in np.flatnonzero(~single)]
+    begin = ALIGNMENT + _rounded(32 * len(here.names))
+    place = begin + int(packed_nbytes_cpu(here.table, sizes, chosen, rows))
+    placed = []
+    for name, column in lists:
+        placed.append(_List.at(place, name, column))
+        place += sum(_rounded(part.nbytes) for part in _parts(column) if part is not None)
+    buffer = _aligned(pool, place)
+    base = address_of(buffer)
+    table = buffer[ALIGNMENT : ALIGNMENT + 32 * len(here.names)].view(np.int64)
+    table[:] = 0
+    pack_cpu(here.table, sizes, chosen, rows, base + begin, base + begin, base + ALIGNMENT)
+    for (_, column), own in zip(lists, placed, strict=True):
+        own.write(buffer, column)
+    buffer[8:16].view(np.int64)[0] = base
+    return Packed(buffer, rows, here, tuple(placed))
 
 
-def unpack(buffer: Bytes, physical: Mapping[str, str]) -> RawBatch:
-    """Return the rows that `pack` took, as views of the buffer, which must outlive them."""
-    head = buffer[: 8 * (_HEAD + _ENTRY * len(physical))].view(np.int64).tolist()
-    columns = {}
-    for i, (name, kind) in enumerate(physical.items()):
-        bit, *places = head[_HEAD + i * _ENTRY : _HEAD + (i + 1) * _ENTRY]
-        types = (np.uint8 if kind == STRING else kind, np.uint8, np.int64, np.int64, np.int32)
-        values, validity, offsets, row_offsets, codes = (
-            _view(buffer, begin, count, np.dtype(dtype))
-            for begin, count, dtype in zip(places[::2], places[1::2], types, strict=True)
-        )
-        columns[name] = FlatColumn(values, validity, bit, offsets, row_offsets, codes)
-    return RawBatch(columns, head[0])
+def unpack(buffer: Bytes, packed: Packed) -> RawBatch:
+    """Return the rows that `pack` took, as views of `buffer`, which must outlive them.
+
+    Args:
+        buffer: that of `packed`, or a copy of it.
+        packed: what does not stand in it.
+    """
+    like = packed.like
+    table = buffer[ALIGNMENT : ALIGNMENT + 32 * len(like.names)].view(np.int64).reshape(-1, 4).copy()
+    moved = address_of(buffer) - int(buffer[8:16].view(np.int64)[0])
+    if moved:
+        pointers = table[:, _POINTERS]
+        table[:, _POINTERS] = np.where(pointers == 0, 0, pointers + moved)
+    addresses = Addresses(like.names, table, like.step, like.dtypes, like.dictionaries)
+    return RawBatch({own.name: own.read(buffer) for own in packed.lists}, packed.rows, addresses)
 
 
-def _view(buffer: Bytes, begin: int, count: int, dtype: np.dtype[Any]) -> Any:
-    return None if count < 0 else buffer[begin : begin + count * dtype.itemsize].view(dtype)
+@dataclass(frozen=True, slots=True)
+class _List:
+    """Where a list column stands: for each of its buffers the first byte, the entries and their type, or None."""
+
+    name: str
+    bit: int
+    places: tuple[tuple[int, int, np.dtype[Any]] | None, ...]
+
+    @classmethod
+    def at(cls, place: int, name: str, column: FlatColumn) -> _List:
+        """Put the buffers of a column behind each other."""
+        places: list[tuple[int, int, np.dtype[Any]] | None] = []
+        for part in _parts(column):
+            places.append(None if part is None else (place, len(part), part.dtype))
+            place += 0 if part is None else _rounded(part.nbytes)
+        return cls(name, column.validity_offset, tuple(places))
+
+    def write(self, buffer: Bytes, column: FlatColumn) -> None:
+        """Copy the column there."""
+        for part, view in zip(_parts(column), self._views(buffer), strict=True):
+            if part is not None and view is not None:
+                view[:] = part
+
+    def read(self, buffer: Bytes) -> FlatColumn:
+        """Return the column."""
+        values, validity, offsets, row_offsets = self._views(buffer)
+        assert values is not None
+        return FlatColumn(values, validity, self.bit, offsets, row_offsets)
+
+    def _views(self, buffer: Bytes) -> list[npt.NDArray[Any] | None]:
+        return [
+            None if place is None else buffer[place[0] : place[0] + place[1] * place[2].itemsize].view(place[2])
+            for place in self.places
+        ]
+
+
+def _parts(column: FlatColumn) -> tuple[npt.NDArray[Any] | None, ...]:
+    return column.values, column.validity, column.offsets, column.row_offsets
 
 
 def _own(column: FlatColumn) -> FlatColumn:
-    """Return a column whose buffers hold its own rows only, offsets counted from 0; a dictionary stays whole."""
-    if column.codes is not None:
-        values, offsets = _texts(column)
-        validity, bit = _bits(column, len(column.codes))
-        return FlatColumn(values, validity, bit, offsets, codes=column.codes)
-    row_offsets = column.row_offsets
-    if row_offsets is not None:
-        first, stop = int(row_offsets[0]), int(row_offsets[-1])
-        flat = FlatColumn(column.values, column.validity, column.validity_offset, column.offsets)
-        column, row_offsets = flat.slice(first, stop), row_offsets - first
-    elements = column.rows
-    values, offsets = _texts(column)
-    validity, bit = _bits(column, elements)
-    return FlatColumn(values, validity, bit, offsets, row_offsets)
+    """Return a list column whose buffers hold its own rows only, offsets counted from 0."""
+    assert column.row_offsets is not None
+    first, stop = int(column.row_offsets[0]), int(column.row_offsets[-1])
+    flat = FlatColumn(column.values, column.validity, column.validity_offset, column.offsets).slice(first, stop)
+    values, offsets = flat.values, flat.offsets
+    if offsets is not None:
+        values, offsets = values[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0]
+    bits, bit = flat.validity, flat.validity_offset
+    if bits is not None:
+        bits, bit = bits[bit >> 3 : (bit + stop - first + 7) >> 3], bit & 7
+    return FlatColumn(values, bits, bit, offsets, column.row_offsets - first)
 
 
-def _texts(column: FlatColumn) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None]:
-    if column.offsets is None:
-        return column.values, None
-    first, stop = int(column.offsets[0]), int(column.offsets[-1])
-    return column.values[first:stop], column.offsets - first
-
-
-def _bits(column: FlatColumn, count: int) -> tuple[Bytes | None, int]:
-    if column.validity is None:
-        return None, 0
-    first = column.validity_offset
-    return column.validity[first >> 3 : (first + count + 7) >> 3], first & 7
+def _aligned(pool: BufferPool, nbytes: int) -> Bytes:
+    memory = pool.take(nbytes + ALIGNMENT)
+    skip = -address_of(memory) % ALIGNMENT
+    return memory[skip : skip + nbytes]
 
 
 def _rounded(nbytes: int) -> int:
