@@ -118,9 +118,7 @@ class Loader:
             from intune_gpu.engine.gpu.stage import GpuStage  # loads numba-cuda, which a CPU's user need not have
 
             self._gpu = GpuStage(program, there, placed or ALL_ON_GPU, batch_size, self._source, gpu_budget_bytes)
-        self._transform: Transform[Any] = _transform(program, self._source, batch_size)
-        if self._gpu is not None:
-            self._transform = self._gpu.transform()
+        self._transform: Transform[Any] = self._transform_of(program)
         self._plan = replace(self._first_plan(readers, transformers, prefetch_bytes), placement=placed)
         self._clocks = Clocks()
         self._next = order.epoch_start(0, self._source.rows, world_size)
@@ -242,6 +240,13 @@ class Loader:
         self._end_run()
         if self._owns_source:
             self._source.close()
+
+    def _transform_of(self, program: Program) -> Transform[Any]:
+        """Return what the threads make of raw rows; a loader of another kind lets them make something else.
+
+        What they make is a dataclass with a `cursor`.
+        """
+        return _transform(program, self._source, self._batch_size) if self._gpu is None else self._gpu.transform()
 
     def _pipeline(self, run: order.Run) -> Pipeline[Any]:
         plan = self._running_plan(self._plan)

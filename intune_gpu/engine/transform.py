@@ -68,8 +68,20 @@ class Prepared:
     raw: RawBatch
 
 
-def prepare(table: pa.Table | pa.RecordBatch | Mapping[str, Any], recipe: Recipe, index_dtype: str) -> Prepared:
-    """Return a table's flat columns and the recipe compiled for them; raises what `transform` does."""
+def prepare(
+    table: pa.Table | pa.RecordBatch | Mapping[str, Any],
+    recipe: Recipe,
+    index_dtype: str,
+    programs: dict[Any, Program] | None = None,
+) -> Prepared:
+    """Return a table's flat columns and the recipe compiled for them; raises what `transform` does.
+
+    Args:
+        table: as `transform` takes it.
+        recipe: what to compute.
+        index_dtype: "int64" or "int32".
+        programs: kept from call to call, with one recipe and `index_dtype`, compiles once for each set of types.
+    """
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"recipe: expected a Recipe, found {recipe!r}; Recipe.load reads a saved one")
     if isinstance(table, Mapping):
@@ -84,7 +96,10 @@ def prepare(table: pa.Table | pa.RecordBatch | Mapping[str, Any], recipe: Recipe
         table = table.append_column(pa.field(recipe.label, pa.float32()), pa.nulls(table.num_rows, pa.float32()))
         label = None
     schema = table_types(table, recipe.columns, recipe.types)
-    program = Program(recipe, schema, index_dtype)
+    types, programs = tuple(schema.items()), {} if programs is None else programs
+    program = programs.get(types)
+    if program is None:
+        program = programs[types] = Program(recipe, schema, index_dtype)
     with denormals_kept():
         chunk = chunk_from_table(table, schema, label)
         if chunk.bad:

@@ -49,6 +49,8 @@ class DataConfig:
 class LoadingConfig:
     """How reading is spread over threads; it changes speed, never a batch."""
 
+    loader: Literal["native", "dali"] = "native"
+    """What makes the batches: this package's own threads, or NVIDIA DALI, in host memory. Both make the same ones."""
     readers: int | None = None
     """Threads that decode files. By default as many as there are cores, up to 16."""
     transformers: int | None = None
@@ -205,6 +207,9 @@ def check(config: Config) -> None:
     _require(0 <= training.seed < 2**63, "--seed", "0 to 2**63 - 1", training.seed)
     share = share_on_gpu(loading.placement)
     _require(not share or training.device != "cpu", "--placement", "all-cpu with --device cpu", loading.placement)
+    if loading.loader == "dali":  # it makes batches in host memory
+        _require(not share, "--placement", "all-cpu with --loader dali", loading.placement)
+        _require(loading.gpu_budget_mib is None, "--gpu-budget-mib", "none with --loader dali", loading.gpu_budget_mib)
     width = model.embedding_dim
     _require(width >= 4 and width % 4 == 0, "--embedding-dim", "a multiple of 4 (fbgemm's tables need it)", width)
 

@@ -45,7 +45,7 @@ def run(config: Config, resumed: Path | None) -> int:
     """
     recipe = load_recipe(config.data)
     with ExitStack() as stack:
-        place = stack.enter_context(joined(config.training.device, share_on_gpu(config.loading.placement)))
+        place = stack.enter_context(joined(config.training.device, _share(config.loading)))
         screen = stack.enter_context(Screen(silent=not place.leads))
         for note in place.notes:
             screen.say(note)
@@ -157,8 +157,9 @@ def _make_synthetic(place: Place, screen: Screen) -> None:
 def _loader(source: Source, recipe: Recipe, config: Config, place: Place, bad_rows: Path) -> Loader:
     data, loading = config.data, config.loading
     mib = loading.prefetch_mib
+    kind, where = _kind(loading, place)
     try:
-        return Loader(
+        return kind(
             source,
             recipe,
             batch_size=data.batch_size,
@@ -172,12 +173,26 @@ def _loader(source: Source, recipe: Recipe, config: Config, place: Place, bad_ro
             on_bad_row=data.on_bad_row,
             max_bad_fraction=data.max_bad_fraction,
             quarantine_dir=bad_rows,
-            **_gpu_options(loading, place),
+            **where,
         )
     except IntuneError:
         raise
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _share(config: LoadingConfig) -> float | None:
+    """Return the share of the preprocessing that the GPU is to do; None takes all of it where it can."""
+    return 0.0 if config.loader == "dali" else share_on_gpu(config.placement)
+
+
+def _kind(config: LoadingConfig, place: Place) -> tuple[type[Loader], dict[str, Any]]:
+    """Return what makes the batches, and what it is told of where they belong."""
+    if config.loader == "native":
+        return Loader, _gpu_options(config, place)
+    from intune_gpu.dali.loader import DALILoader  # loads DALI, which others need not have
+
+    return DALILoader, {}
 
 
 def _gpu_options(config: LoadingConfig, place: Place) -> dict[str, Any]:
@@ -213,7 +228,7 @@ def _heading(job: Job, resumed: Path | None, step: int) -> str:
         f"on {job.place.device_name}{ranks}, {job.pipeline_name}",
         f"{loader.source.rows:,} rows to train on, {held_out:,} held out; {len(loader):,} batches an epoch; "
         f"readers {loader.plan.readers}, transformers {loader.plan.transformers}; "
-        f"writing to {config.keeping.run_dir}",
+        f"{'batches made by DALI; ' * (config.loading.loader == 'dali')}writing to {config.keeping.run_dir}",
     ]
     if resumed is not None:
         lines.append(f"going on from {resumed}, behind step {step:,}")

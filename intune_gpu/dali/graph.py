@@ -1,0 +1,205 @@
+"""The graph that DALI runs: packed rows come out of an external source, a Python operator makes the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from nvidia.dali import Pipeline, fn, types
+from torch.utils.dlpack import from_dlpack
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from intune_gpu.core.errors import IntuneError, ResumeError, StageError
+from intune_gpu.dali.packing import Bytes, Packed, number_of, unpack
+from intune_gpu.engine.batch import Batch
+from intune_gpu.engine.program import Program
+from intune_gpu.kernels.denormals import denormals_kept
+
+
+class Graph:
+    """One DALI pipeline, run epoch after epoch. A whole batch is one sample; one thread calls its methods.
+
+    Args:
+        program: of the recipe.
+        num_threads: of DALI's own.
+        prefetch_queue_depth: batches that DALI has in the making or ready.
+        checkpointing: whether DALI keeps track of its state, for `checkpoint`.
+        checkpoint: what an earlier graph's `checkpoint` gave, to go on from there.
+
+    Raises:
+        ResumeError: that is no checkpoint of such a graph.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        num_threads: int = 1,
+        prefetch_queue_depth: int = 2,
+        checkpointing: bool = False,
+        checkpoint: bytes | None = None,
+    ) -> None:
+        self._keys = program.keys
+        # DALI holds these two where Python's collector does not look: they must not lead back to the pipeline.
+        self._source = _Source()
+        self._stage = _Stage(program, self._source.ahead)
+        self._begun = False
+        self._pipeline: Any = Pipeline(
+            batch_size=1,
+            num_threads=num_threads,
+            device_id=None,
+            prefetch_queue_depth=prefetch_queue_depth,
+            exec_dynamic=True,  # only there are outputs handed over without a copy
+            enable_checkpointing=checkpointing or checkpoint is not None,
+            checkpoint=checkpoint,
+        )
+        with self._pipeline:
+            raw = fn.external_source(source=self._source, no_copy=True, dtype=types.UINT8, ndim=1)
+            made: Any = fn.python_function(raw, function=self._stage.run, num_outputs=4)
+            self._pipeline.set_outputs(*made)
+        try:
+            self._pipeline.build()
+        except RuntimeError as error:
+            if checkpoint is None:
+                raise
+            raise ResumeError(
+                f"checkpoint: expected what DALIRecIterator.checkpoints gave, found {len(checkpoint)} other bytes "
+                f"({str(error).splitlines()[-1]}); pass one of those"
+            ) from error
+        self.restored: str | None = self._pipeline._iterator_data
+        """What was given to `checkpoint` when the checkpoint was made that this graph began with."""
+
+    def begin(self, batches: Iterator[Packed]) -> None:
+        """Let go of what is left of an earlier epoch, and begin the next one."""
+        self._drain()
+        self._source.rest = batches
+
+    def take(self) -> Batch | None:
+        """Return the next batch, or None behind the last one of the epoch.
+
+        Raises:
+            StageError: the transform of this batch failed.
+            IntuneError: what `batches` raised, once all before it was taken.
+        """
+        pipeline = self._pipeline
+        if not self._begun:
+            self._begun = True
+            pipeline.schedule_run()
+        outputs = _outputs(pipeline)
+        if outputs is None:
+            error = self._source.error
+            self._drain()
+            if error is not None:
+                raise error
+            return None
+        number = next(iter(self._source.ahead))
+        packed = self._source.ahead.pop(number)
+        dense, values, lengths, label = (from_dlpack(part.as_tensor())[0] for part in outputs)
+        fault = self._stage.faults.pop(number, None)
+        del outputs
+        pipeline.release_outputs()
+        if fault is not None:
+            self._source.rest = None
+            raise StageError(f"transform stage in DALI: {type(fault).__name__}: {fault}", stage="transform") from fault
+        pipeline.schedule_run()
+        sparse = KeyedJaggedTensor(keys=self._keys, values=values, lengths=lengths, stride=packed.rows)
+        return Batch(dense, sparse, label, packed.cursor)
+
+    def checkpoint(self, data: str) -> bytes:
+        """Return DALI's state behind the batch that was taken last, with `data` beside it."""
+        return bytes(self._pipeline._get_checkpoint(iterator_data=data))
+
+    def close(self) -> None:
+        """Let go of DALI's threads and memory. May be called more than once."""
+        if self._pipeline is not None:
+            self._drain()
+        self._pipeline = None
+
+    def _drain(self) -> None:
+        """Take what DALI has of the running epoch, so that it can begin another one."""
+        self._source.rest = None
+        if self._begun:
+            while _outputs(self._pipeline) is not None:
+                self._pipeline.release_outputs()
+                self._pipeline.schedule_run()
+            self._pipeline.reset()
+        self._begun = False
+        self._source.clear()
+        self._stage.faults.clear()
+
+
+class _Source:
+    """What DALI asks for raw rows, by their number in its epoch.
+
+    Attributes:
+        rest: of the epoch; None where no more is to come.
+        ahead: number → what DALI was given and nobody has taken, in order: it reads there without a copy.
+        error: what ended the epoch too early.
+    """
+
+    def __init__(self) -> None:
+        self.rest: Iterator[Packed] | None = None
+        self.ahead: dict[int, Packed] = {}
+        self.error: Exception | None = None
+        self._number = 0
+        self._index: int | None = None
+
+    def __call__(self, index: int) -> list[Bytes]:
+        """Return the next sample; DALI calls it in the thread that calls `take`."""
+        if self.rest is None:
+            raise StopIteration
+        if self._index is not None and index != self._index + 1:
+            raise IntuneError(f"DALI: expected to be asked for batch {self._index + 1} of the epoch, found {index}")
+        try:
+            packed = next(self.rest)
+        except StopIteration:
+            self.rest = None
+            raise
+        except Exception as error:  # DALI would drop the batches that it has: it ends the epoch, behind the last one
+            self.error, self.rest = error, None
+            raise StopIteration from error
+        self._index, self._number = index, self._number + 1
+        self.ahead[self._number] = packed
+        return [packed.numbered(self._number)]
+
+    def clear(self) -> None:
+        """Forget the epoch."""
+        self.ahead.clear()
+        self.error, self._index = None, None
+
+
+class _Stage:
+    """What DALI calls in a thread of its own to make a batch of a sample.
+
+    Args:
+        program: of the recipe.
+        ahead: number of a sample → what of it is not bytes.
+
+    Attributes:
+        faults: number of a sample → what went wrong with it.
+    """
+
+    def __init__(self, program: Program, ahead: Mapping[int, Packed]) -> None:
+        self.faults: dict[int, Exception] = {}
+        self._program, self._ahead = program, ahead
+
+    def run(self, buffer: Bytes) -> tuple[np.ndarray[Any, Any], ...]:
+        """Return dense (B, D), values (ids,), lengths (F * B,) and label (B,)."""
+        try:
+            with denormals_kept():
+                batch = self._program.run(unpack(buffer, self._ahead[number_of(buffer)]))
+        except Exception as error:  # raised in place of its batch; inside DALI it would end those before it, too
+            self.faults[number_of(buffer)] = error
+            index = self._program.index_dtype
+            return np.empty((0, 0), np.float32), np.empty(0, index), np.empty(0, np.int32), np.empty(0, np.float32)
+        sparse = batch.sparse
+        return batch.dense.numpy(), sparse.values().numpy(), sparse.lengths().numpy(), batch.label.numpy()
+
+
+def _outputs(pipeline: Any) -> Any:
+    """Return the outputs of the next batch, or None behind the last one."""
+    try:
+        return pipeline.share_outputs()
+    except StopIteration:
+        return None
