@@ -10,13 +10,12 @@ from __future__ import annotations
 import itertools
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -28,17 +27,15 @@ from intune_gpu.engine.gpu.columns import DeviceRows
 from intune_gpu.engine.gpu.constants import Uploads
 from intune_gpu.engine.gpu.device import Device, DeviceMemoryError, Mark
 from intune_gpu.engine.gpu.flight import Counted, Flight, Outputs
-from intune_gpu.engine.gpu.lists import ListPart
 from intune_gpu.engine.gpu.masks import group_names, without_cuda
-from intune_gpu.engine.gpu.parts import BinsPart, CrossPart, IdPart, NumericPart, Part
+from intune_gpu.engine.gpu.packing import Entries, Packing
+from intune_gpu.engine.gpu.parts import Part
 from intune_gpu.engine.gpu.staging import Ring, Slot
+from intune_gpu.engine.gpu.wiring import Placed, Wiring, head_of, parts_of, rounded
 from intune_gpu.engine.program import MAX_SIZES, Program
-from intune_gpu.kernels.packing import ALIGNMENT, pack_cpu, packed_nbytes_cpu
 
 TORCH = {"int64": torch.int64, "int32": torch.int32}
 NO_TENSORS: Mapping[str, torch.Tensor] = {}
-Entries = Mapping[str, Sequence[int]]
-_Chosen = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -72,7 +69,7 @@ class GpuProgram:
         self._ring = Ring(device, slots)
         self._numbers = itertools.count()
         self._lock = threading.Lock()  # work of one batch reaches the streams in one piece
-        self._wirings: dict[Any, _Wiring] = {}
+        self._wirings: dict[Any, Wiring] = {}
         self._ones: dict[int, tuple[torch.Tensor, int]] = {}
         self._index = program.index_dtype.type(0)
         self._torch_index, self._width = TORCH[program.index_dtype.name], len(program.recipe.dense_features)
@@ -139,7 +136,7 @@ class GpuProgram:
                     raise
                 self._strand(placed.launched, error)
 
-    def _split(self, wiring: _Wiring, number: int, resident: Entries) -> _Placed:
+    def _split(self, wiring: Wiring, number: int, resident: Entries) -> Placed:
         """Sort the parts by where they are done for this batch."""
         launched: list[Part] = []
         staged: list[Part] = []
@@ -159,13 +156,13 @@ class GpuProgram:
             )
         read = {name for part in launched for name in part.columns} - set(resident)
         chosen = np.array(sorted(wiring.names.index(name) for name in read), np.int64)
-        placed = _Placed(launched, staged, chosen, {} if always and wiring.is_fixed else None)
+        placed = Placed(launched, staged, chosen, {} if always and wiring.is_fixed else None)
         if always:
             wiring.placed.clear()  # a plan that moves things about would leave its past here
             wiring.placed[placement, stranded] = placed
         return placed
 
-    def _begin(self, raw: RawBatch, wiring: _Wiring) -> Flight:
+    def _begin(self, raw: RawBatch, wiring: Wiring) -> Flight:
         """Count the batch's ids."""
         rows = raw.rows
         counted = wiring.counted.get(rows)
@@ -181,8 +178,8 @@ class GpuProgram:
             wiring.counted[rows] = flight.counted
         return flight
 
-    def _fly(self, flight: Flight, wiring: _Wiring, placed: _Placed, resident: Entries) -> OnDevice:
-        packing = _Packing(flight, _head(flight, wiring, placed), placed)
+    def _fly(self, flight: Flight, wiring: Wiring, placed: Placed, resident: Entries) -> OnDevice:
+        packing = Packing(flight, head_of(flight, wiring, placed), placed)
         slot = self._ring.take(packing.nbytes)
         mark: Mark | None = None
         try:
@@ -193,7 +190,7 @@ class GpuProgram:
             self._ring.give_back(slot, mark if mark is not None else self.device.mark())
         return OnDevice(self._batch(flight), mark, _nbytes(flight.out))
 
-    def _submit(self, flight: Flight, placed: _Placed, slot: Slot, nbytes: int) -> Mark:
+    def _submit(self, flight: Flight, placed: Placed, slot: Slot, nbytes: int) -> Mark:
         """Give the device everything that it has to do for a batch."""
         device = self.device
         flight.outputs = self._allocate(flight)
@@ -211,11 +208,11 @@ class GpuProgram:
     def _allocate(self, flight: Flight) -> Outputs:
         """Cut the batch's parts out of one piece of device memory, in few calls of torch: each takes a microsecond."""
         rows, width, total = flight.rows, self._width, flight.total
-        label_at = _rounded(4 * rows * width)
-        values_at = label_at + _rounded(4 * rows)
-        lengths_at = values_at + _rounded(total * flight.index.itemsize)
+        label_at = rounded(4 * rows * width)
+        values_at = label_at + rounded(4 * rows)
+        lengths_at = values_at + rounded(total * flight.index.itemsize)
         count = len(self.program.keys) * rows if self.program.groups.lists else 0
-        buffer = self.device.empty(lengths_at + _rounded(4 * count))
+        buffer = self.device.empty(lengths_at + rounded(4 * count))
         floats, ids = buffer.view(torch.float32), buffer.view(self._torch_index)
         dense = floats.as_strided((rows, width), (width, 1), 0)
         label = floats.as_strided((rows,), (1,), label_at // 4)
@@ -273,150 +270,14 @@ class GpuProgram:
             stacklevel=2,
         )
 
-    def _wired(self, table: Addresses) -> _Wiring:
+    def _wired(self, table: Addresses) -> Wiring:
         """Return the parts for columns in this order, some of them with dictionaries."""
         key = table.names, frozenset(table.dictionaries)
         known = self._wirings.get(key)
         if known is None:
             with self._lock:
-                known = self._wirings[key] = _Wiring(table.names, parts_of(self.program, table, self._uploads))
+                known = self._wirings[key] = Wiring(table.names, parts_of(self.program, table, self._uploads))
         return known
-
-
-@dataclass(frozen=True, eq=False)
-class _Wiring:
-    """The parts for one order of columns.
-
-    Attributes:
-        names: of the columns.
-        parts: of all groups.
-        placed: the parts as they were sorted last, where that does not depend on the batch.
-        counted: rows → counts of ids, where no feature is a list.
-    """
-
-    names: tuple[str, ...]
-    parts: list[Part]
-    placed: dict[tuple[Placement, frozenset[str]], _Placed] = field(default_factory=dict)
-    counted: dict[int, Counted] = field(default_factory=dict)
-
-    @cached_property
-    def lists(self) -> list[ListPart]:
-        """The parts of list features."""
-        return [part for part in self.parts if isinstance(part, ListPart)]
-
-    @cached_property
-    def is_fixed(self) -> bool:
-        """Whether batches of one size differ in nothing but their columns."""
-        return not self.lists and not any(part.reads_dictionaries for part in self.parts)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Placed:
-    """Where the parts of one batch are done.
-
-    Attributes:
-        launched: on the device.
-        staged: on the CPU.
-        chosen: the columns that are packed for those on the device.
-        heads: rows → what is packed ahead of the columns; None where batches of one size differ in it.
-    """
-
-    launched: list[Part]
-    staged: list[Part]
-    chosen: _Chosen
-    heads: dict[int, _Head] | None
-
-
-class _Head:
-    """What stands in a slot ahead of columns, and where.
-
-    First comes the table of columns (one more row for each list), then tables of the parts, and what parts make on the
-    CPU.
-    """
-
-    def __init__(self, flight: Flight, wiring: _Wiring, placed: _Placed) -> None:
-        lists = [part for part in placed.launched if isinstance(part, ListPart)]
-        tables = {key: array for part in placed.launched for key, array in part.tables(flight).items()}
-        self.places: dict[Any, int] = {}
-        for i, part in enumerate(lists):
-            self.places[part, "entry"] = 32 * (len(wiring.names) + i)
-        self.nbytes = _rounded(32 * (len(wiring.names) + len(lists)))
-        for key, array in tables.items():
-            self._reserve(key, array.nbytes)
-        self.bytes = np.zeros(self.nbytes, np.uint8)
-        for key, array in tables.items():
-            begin = self.places[key]
-            self.bytes[begin : begin + array.nbytes] = array.view(np.uint8)
-        for staged in placed.staged:
-            self._reserve(staged, staged.staged_nbytes(flight))
-
-    def _reserve(self, key: Any, nbytes: int) -> None:
-        self.places[key] = self.nbytes
-        self.nbytes += _rounded(nbytes)
-
-
-def _head(flight: Flight, wiring: _Wiring, placed: _Placed) -> _Head:
-    heads, rows = placed.heads, flight.rows
-    known = None if heads is None else heads.get(rows)
-    if known is None:
-        known = _Head(flight, wiring, placed)
-        if heads is not None and len(heads) < MAX_SIZES:
-            heads[rows] = known
-    return known
-
-
-class _Packing:
-    """What one batch takes over: its head, elements of lists, columns."""
-
-    def __init__(self, flight: Flight, head: _Head, placed: _Placed) -> None:
-        self._flight, self._head, self._placed, self._sizes = flight, head, placed, flight.table.step[:, 0]
-        flight.places = head.places
-        self._lists = [(part, part.elements(flight)) for part in placed.launched if isinstance(part, ListPart)]
-        self._own = [Addresses.of({"": column}) for _, column in self._lists]
-        self.nbytes = head.nbytes
-        for (_, column), own in zip(self._lists, self._own, strict=True):
-            self.nbytes += packed_nbytes_cpu(own.table, own.step[:, 0], _FIRST, column.rows)
-        self.nbytes += packed_nbytes_cpu(flight.table.table, self._sizes, placed.chosen, flight.rows)
-
-    def write(self, slot: Slot, resident: Entries) -> None:
-        """Pack everything into a slot's host memory."""
-        flight, head, host = self._flight, self._head, slot.array
-        base, there = slot.host_address, slot.there_address
-        flight.land(slot.there)
-        host[: len(head.bytes)] = head.bytes
-        for staged in self._placed.staged:
-            begin = head.places[staged]
-            staged.on_cpu(flight, host[begin : begin + staged.staged_nbytes(flight)])
-        place = head.nbytes
-        for (part, column), own in zip(self._lists, self._own, strict=True):
-            entry = base + head.places[part, "entry"]
-            place += pack_cpu(own.table, own.step[:, 0], _FIRST, column.rows, base + place, there + place, entry)
-        pack_cpu(flight.table.table, self._sizes, self._placed.chosen, flight.rows, base + place, there + place, base)
-        if resident:
-            names = flight.table.names
-            entries = host[: 32 * len(names)].view(np.int64).reshape(-1, 4)
-            for name, there_already in resident.items():
-                entries[names.index(name)] = there_already
-
-
-_FIRST = np.zeros(1, np.int64)
-
-
-def parts_of(program: Program, table: Addresses, uploads: Uploads) -> list[Part]:
-    """Return the parts of a program for columns in the order of a table."""
-    groups, recipe, device = program.groups, program.recipe, uploads.device
-    names = iter(group_names(program))
-    width = len(recipe.dense_features)
-    parts: list[Part] = [NumericPart(next(names), groups.label, table, 1, device)]
-    parts += [NumericPart(next(names), group, table, width, device) for group in groups.dense]
-    parts += [IdPart(next(names), ids, table, program, uploads) for ids in groups.singles]
-    for of_list in groups.lists:
-        first_k = recipe.sparse_features[int(of_list.features[0])].first_k
-        parts.append(ListPart(next(names), of_list, first_k, device))
-    if groups.crosses:
-        parts.append(CrossPart(next(names), table, program, uploads))
-    parts += [BinsPart(next(names), i, bins, table, device) for i, bins in groups.bucketized]
-    return parts
 
 
 def _merge(parts: list[Part], flight: Flight, device: Device) -> None:
@@ -427,7 +288,3 @@ def _merge(parts: list[Part], flight: Flight, device: Device) -> None:
 def _nbytes(out: Outputs) -> int:
     tensors = (out.dense, out.label, out.values, out.lengths)
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
-
-
-def _rounded(nbytes: int) -> int:
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
