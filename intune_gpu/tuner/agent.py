@@ -85,11 +85,11 @@ class Net(nn.Module):
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            skip_init(nn.Linear, len(FEATURES), hidden),
+            _layer(len(FEATURES), hidden),
             nn.ReLU(),
-            skip_init(nn.Linear, hidden, hidden),
+            _layer(hidden, hidden),
             nn.ReLU(),
-            skip_init(nn.Linear, hidden, len(actions.ACTIONS)),
+            _layer(hidden, len(actions.ACTIONS)),
         )
         with torch.no_grad():
             for parameter in self.parameters():
@@ -99,6 +99,11 @@ class Net(nn.Module):
         """Return (B, A) values of (B, F) observations, as shares of the oracle's rows/s."""
         values = self.layers(values)
         return values
+
+
+def _layer(inputs: int, outputs: int) -> nn.Linear:
+    layer: nn.Linear = skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
+    return layer
 
 
 class Agent:

@@ -17,7 +17,7 @@ from intune_gpu.tuner.machines import draw
 from intune_gpu.tuner.observing import HIGHS, LOWS, Observer
 from intune_gpu.tuner.simulator import Simulator
 
-SMALL = AgentConfig(hidden=24, machines=48, steps=16, episodes=4, batch=256, updates=2, seed=5)
+SMALL = AgentConfig(hidden=16, machines=24, steps=10, episodes=4, batch=128, updates=4, seed=5)
 
 
 def observation():  # type: ignore[no-untyped-def]
