@@ -59,7 +59,7 @@ def look() -> list[Finding]:
     machine = host.take()
     found = [python(), packages(), pairing()]
     found += _stack(told["stack"]) if "stack" in told else []
-    found += [_gpu(told.get("stack"), told["nvml"], gpus), _compiler(told["compiler"], gpus), _nvml(told["nvml"], gpus)]
+    found += [_gpu(told.get("stack"), told["nvml"], gpus), _compiler(told["compiler"], gpus), nvml(told["nvml"], gpus)]
     found.append(NO_DALI if dali is None else _dali(told["dali"], dali))
     return [*found, _cores(host), _memory(machine), _cache(told["cache"]), _signals(machine, told["nvml"])]
 
@@ -104,7 +104,7 @@ def _compiler(answer: Answer, gpus: int) -> Finding:
     return Finding("compiler", "fault" if gpus else "warn", f"numba-cuda does not compile ({fault})", cure)
 
 
-def _nvml(answer: Answer, gpus: int) -> Finding:
+def nvml(answer: Answer, gpus: int) -> Finding:
     """Look what NVML tells of the GPUs."""
     told = answer.told.get("gpus")
     if told:

@@ -29,6 +29,7 @@ class Size:
         quota: cores by a control group's quota; None where that is not below the CPUs.
         quota_of: the group that has it.
         memory_bytes: that it may take; None where nothing tells.
+        available_bytes: that it may still take, likewise.
     """
 
     cores: float
@@ -36,6 +37,7 @@ class Size:
     quota: float | None
     quota_of: CpuGroup | None
     memory_bytes: int | None
+    available_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +65,16 @@ class Host:
 
     def size(self) -> Size:
         """Return what this process may use, as it is now."""
-        cpus = self._allowed()
-        quota = self._groups.cpu_quota()
-        total = _asked(lambda: int(psutil.virtual_memory().total))
-        limits = (total, self._groups.memory_limit_bytes())
-        memory = min((n for n in limits if n is not None), default=None)
-        if quota is None or quota[0] >= len(cpus):
-            return Size(float(len(cpus)), cpus, None, None, memory)
-        return Size(quota[0], cpus, *quota, memory)
+        cpus, quota = self._allowed(), self._groups.cpu_quota()
+        machine, room = _asked(psutil.virtual_memory), self._groups.memory_room()
+        limits = [] if machine is None else [int(machine.total)]
+        left = [] if machine is None else [int(machine.available)]
+        limits += [] if room is None else [room.limit_bytes]
+        left += [] if room is None else [room.available_bytes]
+        cores, group = (float(len(cpus)), None) if quota is None or quota[0] >= len(cpus) else quota
+        return Size(
+            cores, cpus, None if group is None else cores, group, min(limits, default=None), min(left, default=None)
+        )
 
     def take(self) -> HostSignals:
         """Return what happened since the last call, or since the beginning, and what is held now."""
@@ -78,14 +82,12 @@ class Host:
         before, now = self._before, self._clocks(size)
         self._before = now
         span = now.at_s - before.at_s
-        free = _asked(lambda: int(psutil.virtual_memory().available))
-        left = (free, self._groups.memory_available_bytes())
         return HostSignals(
             cores=size.cores,
             busy_cores=_busy(size, before, now),
             process_cores=(now.process_s - before.process_s) / span if span > 0 else None,
             memory_limit_bytes=size.memory_bytes,
-            memory_available_bytes=min((n for n in left if n is not None), default=None),
+            memory_available_bytes=size.available_bytes,
             process_rss_bytes=_asked(self._rss_bytes),
         )
 

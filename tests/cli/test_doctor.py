@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from intune_gpu.cli.doctor import nvml
 from intune_gpu.cli.findings import Finding, pairing
 from intune_gpu.cli.probe import ask
 from intune_gpu.core.pairing import TRIPLES, misfits
@@ -163,15 +164,18 @@ def test_a_gpu_that_torch_cannot_use(doctor: Doctor, tmp_path: Path) -> None:
     assert "gpus" not in findings["signals"].found
 
 
-def test_a_gpu_without_nvml(doctor: Doctor, tmp_path: Path) -> None:
+def test_a_gpu_without_nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_driver(tmp_path / "libcuda.so.1", version=13000, gpus=1)
     (tmp_path / "libnvidia-ml.so.1").touch()  # no library at all
-    stack = {"torch": TORCH.format(version="2.13.0+cpu", cuda=None), "fbgemm_gpu": "", "torchrec": "", **BROKEN}
-    _, findings, _ = doctor(stack, variables={"LD_LIBRARY_PATH": str(tmp_path)})
-    assert "torch 2.13.0+cpu, which is built for the CPU only" in findings["gpu"].found
-    assert findings["nvml"].state == "warn"
-    assert "NVIDIA_DRIVER_CAPABILITIES" in str(findings["nvml"].cure)
-    assert findings["signals"].found == "absent here: gpus"
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    answer = ask(["nvml"])["nvml"]
+    assert answer.told["driver"]["gpus"] == 1
+    found = nvml(answer, 1)
+    assert (found.state, found.found) == (
+        "warn",
+        "no signals of GPUs (NVML does not start (NVML Shared Library Not Found))",
+    )
+    assert "NVIDIA_DRIVER_CAPABILITIES" in str(found.cure)
 
 
 def test_a_package_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

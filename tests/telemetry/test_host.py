@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import psutil
 import pytest
 
 from intune_gpu.core.signals import HostSignals
-from intune_gpu.telemetry.cgroups import Groups, folders_of
+from intune_gpu.telemetry.cgroups import Groups, Room
 from intune_gpu.telemetry.host import Host, parse_cpus
 
 GIB = 1 << 30
@@ -111,7 +110,7 @@ def test_a_container_that_sees_only_its_own_group(tmp_path: Path) -> None:
     for i, (own, top) in enumerate([("/", "/"), ("/docker/abc", "/docker/abc"), ("/../..", "/")]):
         root = version_2(tmp_path / str(i), own, top, **files)
         assert Host(root).size().cores == 2.0
-        assert Groups(root).memory_limit_bytes() == 3 * GIB
+        assert Groups(root).memory_room() == Room(3 * GIB, 2 * GIB)
     folder = "cpu,cpuacct"
     of_1 = {f"{folder}/cpu.cfs_quota_us": 200_000, f"{folder}/cpu.cfs_period_us": 100_000}
     assert Host(version_1(tmp_path / "v1", "/docker/abc", "/docker/abc", **of_1)).size().cores == 2.0
@@ -125,7 +124,7 @@ def test_both_versions_at_once(tmp_path: Path) -> None:
     mount = "40 22 0:40 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw"
     make(root, {**version_2_of, "proc/self/mountinfo": (root / "proc/self/mountinfo").read_text() + mount})
     assert Host(root).size().cores == 3.0
-    assert Groups(root).memory_limit_bytes() == 2 * GIB
+    assert Groups(root).memory_room() == Room(2 * GIB, 2 * GIB)
 
 
 @pytest.mark.parametrize(
@@ -165,14 +164,12 @@ def test_memory_of_version_2(tmp_path: Path) -> None:
         "a/b/memory.stat": "inactive_file 5",
     }
     groups = Groups(version_2(tmp_path, "/a/b", **files))
-    assert groups.memory_limit_bytes() == 4 * GIB
-    assert groups.memory_available_bytes() == 3 * GIB // 2  # what is cached of files can be dropped
+    assert groups.memory_room() == Room(4 * GIB, 3 * GIB // 2)  # what is cached of files can be dropped
 
 
 def test_the_limit_that_is_met_first_decides_what_is_left(tmp_path: Path) -> None:
     files = {"a/memory.max": 8 * GIB, "a/memory.current": 7 * GIB, "a/b/memory.max": 4 * GIB, "a/b/memory.current": GIB}
-    groups = Groups(version_2(tmp_path, "/a/b", **files))
-    assert (groups.memory_limit_bytes(), groups.memory_available_bytes()) == (4 * GIB, GIB)
+    assert Groups(version_2(tmp_path, "/a/b", **files)).memory_room() == Room(4 * GIB, GIB)
 
 
 def test_memory_of_version_1(tmp_path: Path) -> None:
@@ -183,13 +180,12 @@ def test_memory_of_version_1(tmp_path: Path) -> None:
         "memory/a/memory.usage_in_bytes": GIB,
         "memory/a/memory.stat": f"inactive_file 1\ntotal_inactive_file {GIB // 2}",
     }
-    groups = Groups(version_1(tmp_path, "/a", **files))
-    assert (groups.memory_limit_bytes(), groups.memory_available_bytes()) == (2 * GIB, 3 * GIB // 2)
+    assert Groups(version_1(tmp_path, "/a", **files)).memory_room() == Room(2 * GIB, 3 * GIB // 2)
 
 
 def test_more_used_than_allowed_leaves_nothing(tmp_path: Path) -> None:
     files = {"a/memory.max": GIB, "a/memory.current": 2 * GIB}
-    assert Groups(version_2(tmp_path, "/a", **files)).memory_available_bytes() == 0
+    assert Groups(version_2(tmp_path, "/a", **files)).memory_room() == Room(GIB, 0)
 
 
 def test_a_limit_above_the_machine_is_none(tmp_path: Path) -> None:
@@ -286,30 +282,6 @@ while time.monotonic() < end:
 told = host.take()
 print(json.dumps([told.cores, told.busy_cores]))
 """
-
-
-@pytest.fixture
-def group() -> Iterator[Path]:
-    """A control group of our own that may use 0.3 of a core, below the one that this process is in."""
-    here = folders_of(Path("/"), "cpu") or folders_of(Path("/"), "")
-    if not here:
-        pytest.skip("there are no control groups here")
-    own = here[0] / f"intune_gpu-test-{os.getpid()}"
-    try:
-        own.mkdir()
-    except OSError as error:
-        pytest.skip(f"no control group can be made here ({error})")
-    try:
-        quota = own / "cpu.max"
-        if not quota.exists():
-            (own / "cpu.cfs_period_us").write_text("100000")
-            quota = own / "cpu.cfs_quota_us"
-        quota.write_text("30000 100000" if quota.name == "cpu.max" else "30000")
-    except OSError as error:
-        own.rmdir()
-        pytest.skip(f"no quota can be set here ({error})")
-    yield own / "cgroup.procs"
-    own.rmdir()
 
 
 def test_a_real_quota_is_the_size_of_the_machine(group: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from intune_gpu.telemetry import Sampler, Telemetry, Totals
 from intune_gpu.telemetry.nvml import Gpus
 from intune_gpu.telemetry.sampler import next_turn
 from tests.devices import HostDevice
-from tests.telemetry.fake_nvml import FakeNvml, healthy
+from tests.telemetry.fake_nvml import FakeNvml, healthy, make_library
 
 BEFORE = LoaderStats(
     rows=1000,
@@ -248,6 +249,37 @@ def test_a_wait_that_goes_on_is_seen_while_it_does(logs: Path) -> None:
             after = telemetry.take()
     assert all(told.rows == 0 and told.exposed_wait_pct > 90 for told in waits)
     assert after.exposed_wait_pct <= 100
+
+
+FAILING = """
+import json, os, sys
+from pathlib import Path
+import intune_gpu as ig
+from intune_gpu.telemetry import Sampler, Telemetry
+recipe = ig.Recipe("label", dense={"I1": [ig.FillMissing(0)]}, sparse={"C1": [ig.HashBucket(100)]})
+with ig.Loader(sys.argv[1], recipe, batch_size=500, device="cpu") as loader:
+    rows = [sum(len(batch.label) for batch in loader)]  # kernels are there
+    Path(sys.argv[2]).write_text(str(os.getpid()))  # from here on we are in the control group
+    with Sampler(Telemetry(loader.stats), 0.02) as sampler:
+        while len(sampler.history()) < 3 or sampler.latest().gpus[0].power_watts is not None:
+            rows.append(sum(len(batch.label) for batch in loader))
+told = [(s.gpus[0].power_watts, s.host.cores) for s in sampler.history()]
+print(json.dumps([sorted(set(rows)), told[0], told[-1]]))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_under_a_quota_whose_gpu_is_lost_goes_on(logs: Path, group: Path, tmp_path: Path) -> None:
+    """The real pynvml, a library compiled for the purpose, a real control group, a real loader."""
+    env = make_library(tmp_path, last=20) | {"CUDA_VISIBLE_DEVICES": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING, logs, group], env=env, capture_output=True, text=True, check=True
+    )
+    rows, first, last = json.loads(done.stdout)
+    assert rows == [6_000]
+    assert (first, last) == ([412.5, 0.3], [None, 0.3])
+    (line,) = (line for line in done.stderr.splitlines() if "telemetry" in line)  # torch says something, too
+    assert "GPU 1 stopped answering" in line
 
 
 def test_times_of_a_devices_streams(logs: Path) -> None:
