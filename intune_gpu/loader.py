@@ -23,7 +23,7 @@ from intune_gpu.engine.pipeline import Pipeline
 from intune_gpu.engine.program import Program
 from intune_gpu.engine.resume import checked_cursor, saved_state
 from intune_gpu.engine.schedule import floor_bytes
-from intune_gpu.engine.stages import Clocks, Gauges, LoaderStats
+from intune_gpu.engine.stages import NO_STREAMS, Clocks, Gauges, LoaderStats
 from intune_gpu.engine.state import Transform
 from intune_gpu.opening import open_source
 from intune_gpu.recipe import Recipe
@@ -204,7 +204,8 @@ class Loader:
     def stats(self) -> LoaderStats:
         """Return what was done since the loader was made, and what is in flight."""
         run = self._run
-        return self._clocks.picture(Gauges() if run is None else run.gauges(), self._plan.prefetch_bytes)
+        streams = NO_STREAMS if self._gpu is None else self._gpu.device.times()
+        return self._clocks.picture(Gauges() if run is None else run.gauges(), self._plan.prefetch_bytes, streams)
 
     def state_dict(self, cursor: Cursor | None = None) -> dict[str, Any]:
         """Return plain values that `json.dumps` takes, from which `load_state_dict` resumes.

@@ -76,12 +76,21 @@ class SynthConfig:
     """Print one JSON document instead of lines for people."""
 
 
-Command = InspectConfig | RecipeConfig | SynthConfig
+@dataclass(frozen=True)
+class DoctorConfig:
+    """Say what this machine can and cannot do: packages, GPU, limits, cache; and what to do about each fault."""
+
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON document instead of a table."""
+
+
+Command = InspectConfig | RecipeConfig | SynthConfig | DoctorConfig
 
 _Commands = (
     Annotated[InspectConfig, tyro.conf.subcommand("inspect", prefix_name=False)]
     | Annotated[RecipeConfig, tyro.conf.subcommand("recipe", prefix_name=False)]
     | Annotated[SynthConfig, tyro.conf.subcommand("synth", prefix_name=False)]
+    | Annotated[DoctorConfig, tyro.conf.subcommand("doctor", prefix_name=False)]
 )
 
 
@@ -94,9 +103,11 @@ def parse(arguments: Sequence[str]) -> Command:
     command: Command = tyro.cli(
         _Commands,
         prog=PROG,
-        description="Look at your data, write a starter recipe, make synthetic click logs.",
+        description="Look at your data, write a starter recipe, make synthetic click logs, look at the machine.",
         args=list(arguments),
     )
+    if isinstance(command, DoctorConfig):
+        return command
     if isinstance(command, SynthConfig):
         _require(command.out is not None, "OUT", "the folder to make, as in `intune-gpu synth clicks`", "none")
         _require(command.files >= 1, "--files", "at least 1", command.files)
