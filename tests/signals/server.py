@@ -134,7 +134,8 @@ def serve() -> int | None:
             os.dup2(printed, 2)
             faulthandler.enable(all_threads=True)
             where = os.open("where.txt", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-            faulthandler.register(signal.SIGUSR1, file=where, all_threads=True)
+            # Of the thread that gets the signal, which is the main one: frames of threads that run cannot be walked.
+            faulthandler.register(signal.SIGUSR1, file=where, all_threads=False)
             return work(job)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         print(pid, flush=True)
