@@ -48,7 +48,7 @@ OPTIONAL = {
     "cupy": "CuPy in and out, the bench's CuPy peer",
     "triton": "the bench's torch.compile peer",
     "xdist": "several processes for the part parity",
-    "pynvml": "the driver's version and clocks in the JSON",
+    "pynvml": "NVML's signals; the driver's version and clocks in the JSON",
 }
 FOLDERS = {"train": ("torchrec", "fbgemm_gpu", "polars", "tyro", "safetensors")}
 """Folders of tests whose conftest imports these."""

@@ -41,7 +41,7 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class _Clocks:
+class Clocks:
     """Sums at one moment; None is what cannot be told."""
 
     at_s: float
@@ -84,7 +84,7 @@ class Host:
         span = now.at_s - before.at_s
         return HostSignals(
             cores=size.cores,
-            busy_cores=_busy(size, before, now),
+            busy_cores=busy_cores(size, before, now),
             process_cores=(now.process_s - before.process_s) / span if span > 0 else None,
             memory_limit_bytes=size.memory_bytes,
             memory_available_bytes=size.available_bytes,
@@ -101,9 +101,9 @@ class Host:
                 return parse_cpus(line.partition(":")[2])
         return tuple(range(os.cpu_count() or 1))
 
-    def _clocks(self, size: Size) -> _Clocks:
+    def _clocks(self, size: Size) -> Clocks:
         group = size.quota_of
-        return _Clocks(
+        return Clocks(
             time.monotonic(), _asked(_idle_s), time.process_time(), group, None if group is None else group.used_s()
         )
 
@@ -120,7 +120,7 @@ def _idle_s() -> tuple[float, ...]:
     return tuple(cpu.idle + getattr(cpu, "iowait", 0.0) for cpu in psutil.cpu_times(percpu=True))
 
 
-def _busy(size: Size, before: _Clocks, now: _Clocks) -> float | None:
+def busy_cores(size: Size, before: Clocks, now: Clocks) -> float | None:
     """Return how many of the cores that the process may use were taken, by itself or others.
 
     Under a quota both may be short: what the group has left of it, and the CPUs that nobody uses.

@@ -7,15 +7,15 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from intune_gpu.core.signals import HostSignals
-from intune_gpu.telemetry.cgroups import Groups, Room
-from intune_gpu.telemetry.host import Host, parse_cpus
+from intune_gpu.telemetry.cgroups import CpuGroup, Groups, Room
+from intune_gpu.telemetry.host import Clocks, Host, Size, busy_cores, parse_cpus
 
 GIB = 1 << 30
 
@@ -116,6 +116,13 @@ def test_a_container_that_sees_only_its_own_group(tmp_path: Path) -> None:
     assert Host(version_1(tmp_path / "v1", "/docker/abc", "/docker/abc", **of_1)).size().cores == 2.0
     of_1 |= {f"{folder}/in/cpu.cfs_quota_us": 100_000, f"{folder}/in/cpu.cfs_period_us": 100_000}
     assert Host(version_1(tmp_path / "v1in", "/docker/abc/in", "/docker/abc", **of_1)).size().cores == 1.0
+
+
+def test_a_mount_that_does_not_show_the_own_group_shows_nothing_below_it(tmp_path: Path) -> None:
+    files = {"cpu.max": "200000 100000", "inner/cpu.max": "100000 100000"}
+    assert Host(version_2(tmp_path / "1", "/a/b/inner", "/docker/abc", **files)).size().cores == 2.0
+    outside = make(version_2(tmp_path / "2", "/../..", **files), {"sys/fs/cpu.max": "100000 100000"})
+    assert Host(outside).size().cores == 2.0
 
 
 def test_both_versions_at_once(tmp_path: Path) -> None:
@@ -231,14 +238,31 @@ def test_this_process_shows_as_busy() -> None:
     assert idle.process_cores < told.process_cores / 2
 
 
-def test_what_the_group_took_counts_under_a_quota(tmp_path: Path) -> None:
-    stat = tmp_path / "sys/fs/cgroup/job/cpu.stat"
-    host = Host(
-        version_2(tmp_path, "/job", cpus="0", **{"job/cpu.max": "50000 100000", "job/cpu.stat": "usage_usec 0"})
-    )
-    time.sleep(0.05)
-    stat.write_text("nr_periods 5\nusage_usec 1000000000\n")  # more than it can have been: all that it may
-    assert host.take().busy_cores == 0.5
+@pytest.mark.parametrize(
+    ("quota", "idle_s", "group_s", "busy"),
+    [
+        (None, (2.0, 2.0, 2.0, 2.0), None, 0.0),
+        (None, (0.0, 0.5, 1.0, 1.5), None, 1.25),  # CPUs 1 and 2 are not ours
+        (None, (0.0, 9.0, 9.0, 0.0), None, 2.0),
+        (1.5, (2.0, 0.0, 0.0, 2.0), 1.0, 0.5),  # others leave more than the quota
+        (1.5, (2.0, 0.0, 0.0, 2.0), 9.0, 1.5),
+        (1.5, (1.0, 2.0, 2.0, 0.5), 0.5, 0.75),  # they leave half of it
+        (1.5, (0.0, 0.0, 0.0, 0.0), None, 1.5),
+    ],
+)
+def test_busy_is_what_cannot_be_had(
+    quota: float | None, idle_s: tuple[float, ...], group_s: float | None, busy: float
+) -> None:
+    """In two seconds, on CPUs 0 and 3 of four."""
+    group = CpuGroup(Path("quota"), None, None)
+    size = Size(quota or 2.0, (0, 3), quota, group, None, None)
+    before = Clocks(10.0, (5.0,) * 4, 0.0, group, None if group_s is None else 7.0)
+    now = Clocks(12.0, tuple(5.0 + s for s in idle_s), 0.0, group, None if group_s is None else 7.0 + group_s)
+    assert busy_cores(size, before, now) == busy
+    assert busy_cores(size, before, replace(now, at_s=10.0)) is None
+    assert busy_cores(size, before, replace(now, idle_s=None)) is None
+    other = replace(now, group=CpuGroup(Path("another"), None, None), group_s=1e9)
+    assert busy_cores(size, before, other) == busy_cores(size, before, replace(now, group_s=None))
 
 
 def test_what_the_group_took_is_in_nanoseconds_in_version_1(tmp_path: Path) -> None:

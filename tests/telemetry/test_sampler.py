@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -62,6 +63,16 @@ def two(before: LoaderStats, now: LoaderStats, span_s: float = 2.0) -> Signals:
     pictures, clock = iter((before, now)), iter((100.0, 100.0 + span_s))
     with Telemetry(lambda: next(pictures), (), clock=lambda: next(clock)) as telemetry:
         return telemetry.take()
+
+
+def until(true: Callable[[], bool], otherwise: Callable[[], object] = lambda: None) -> None:
+    """Wait for something, at most a minute; do something before failing."""
+    end = time.monotonic() + 60
+    while not true():
+        if time.monotonic() > end:
+            otherwise()
+            pytest.fail("it does not come true")
+        time.sleep(0.001)
 
 
 def test_a_sample_is_the_difference_of_two_pictures() -> None:
@@ -148,19 +159,19 @@ class Slow:
 
 def test_samples_come_by_the_clock_and_the_last_ones_are_kept() -> None:
     every = 0.05
-    with Sampler(Telemetry(Slow(every), ()), every, keep=4) as sampler:
-        assert sampler.history() == ()
-        while len(sampler.history()) < 4 or sampler.history()[-1].at_s - sampler.history()[0].at_s < every:
-            time.sleep(0.01)
-        latest = sampler.latest()
-        assert latest is not None
-        assert sampler.cpu_s > 0
-    history = sampler.history()
+    slow, start = Slow(every), time.monotonic()
+    with Sampler(Telemetry(slow, ()), every, keep=4) as sampler:
+        assert sampler.latest() is None
+        until(lambda: slow.pictures > 9)
+    history, samples = sampler.history(), slow.pictures - 1
     assert len(history) == 4
-    assert latest in history
+    assert sampler.latest() == history[-1]
     assert all(told.rows == 1 for told in history)
     spans = [after.at_s - before.at_s for before, after in pairwise(history)]
     assert spans == [pytest.approx(told.span_s) for told in history[1:]]
+    # The slow one took the time of three others, which are left out: none comes before its turn.
+    assert history[-1].at_s >= start + (samples + 3) * every
+    assert 0 < sampler.cpu_s < 1
 
 
 def test_no_thread_is_left_behind() -> None:
@@ -237,8 +248,7 @@ def test_a_wait_that_goes_on_is_seen_while_it_does(logs: Path) -> None:
         consumer = threading.Thread(target=lambda: [None for _ in loader])
         with Telemetry(loader.stats, ()) as telemetry:
             consumer.start()
-            while loader.stats().exposed_wait_s == 0:
-                time.sleep(0.001)
+            until(lambda: loader.stats().exposed_wait_s > 0, otherwise=may_read.set)
             telemetry.take()
             waits = []
             for _ in range(3):
@@ -272,9 +282,8 @@ print(json.dumps([sorted(set(rows)), told[0], told[-1]]))
 def test_a_run_under_a_quota_whose_gpu_is_lost_goes_on(logs: Path, group: Path, tmp_path: Path) -> None:
     """The real pynvml, a library compiled for the purpose, a real control group, a real loader."""
     env = make_library(tmp_path, last=20) | {"CUDA_VISIBLE_DEVICES": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", FAILING, logs, group], env=env, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", FAILING, logs, group]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=300)
     rows, first, last = json.loads(done.stdout)
     assert rows == [6_000]
     assert (first, last) == ([412.5, 0.3], [None, 0.3])

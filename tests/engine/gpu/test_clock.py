@@ -72,6 +72,7 @@ def test_pieces_of_several_threads_that_overlap_are_one() -> None:
     other = threading.Thread(target=lambda: (stream.clock.begin(), stream.clock.end()))
     other.start()
     other.join()
+    assert len(stream.waiting) == 1  # the first one is at work still
     stream.clock.end()
     stream.clock.end()
     assert len(stream.waiting) == 2
