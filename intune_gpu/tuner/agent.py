@@ -9,9 +9,10 @@ regressed at once, not only the one that was taken. What was chosen, by measurem
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,11 @@ class AgentConfig:
         drifting: share of machines with events.
         noise: of the signals, drawn anew for each episode up to twice this.
         gain: an action is taken only if it promises so much more of the oracle's rate than to stay.
+        reward: what an action's step is worth: `"oracle"`, its share of the phase's best rate; or, for ablations, what
+            a live run could tell: `"best"`, of the best rate seen, `"wait"`, of what the trainer could take,
+            `"throughput"`, rows/s as a share of the first phase's demand.
+        hide: features that are shown as 0, for ablations.
+        forbid: actions that are not taken, for ablations.
         seed: of everything.
     """
 
@@ -69,6 +75,9 @@ class AgentConfig:
     drifting: float = 0.6
     noise: float = 0.05
     gain: float = 0.01
+    reward: Literal["oracle", "best", "wait", "throughput"] = "oracle"
+    hide: tuple[str, ...] = ()
+    forbid: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -82,8 +91,10 @@ class Net(nn.Module):
     torch's own start of a layer would draw from the global generator, which belongs to the training beside.
     """
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, hidden: int, hide: Sequence[str] = (), forbid: Sequence[str] = ()) -> None:
         super().__init__()
+        self.shown = torch.tensor([float(feature.name not in hide) for feature in FEATURES])
+        self.open = np.array([name not in forbid for name in actions.ACTIONS])
         self.layers = nn.Sequential(
             _layer(len(FEATURES), hidden),
             nn.ReLU(),
@@ -97,8 +108,8 @@ class Net(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Return (B, A) values of (B, F) observations, as shares of the oracle's rows/s."""
-        values = self.layers(values)
-        return values
+        outputs: torch.Tensor = self.layers(values * self.shown)
+        return outputs
 
 
 def _layer(inputs: int, outputs: int) -> nn.Linear:
@@ -129,10 +140,10 @@ class Agent:
                     f"{path}: expected weights for the {name} of this version, found others; train anew with "
                     "python -m intune_gpu.tuner.pretrain"
                 )
-        config = AgentConfig(**{**json.loads(header["config"]), "explore": (0.0, 0.0)})
-        net = Net(config.hidden)
+        config = json.loads(header["config"])
+        net = Net(config["hidden"], config.get("hide", ()), config.get("forbid", ()))
         net.load_state_dict(load_file(path))
-        return cls(net, config.gain)
+        return cls(net, config["gain"])
 
     def save(self, path: Path, config: AgentConfig) -> None:
         """Write weights, config and the names of features and actions, without pickle."""
@@ -170,7 +181,7 @@ def values_of(net: Net, at: Observation) -> Numbers:
         values = net(torch.from_numpy(at.values)).numpy().astype(np.float64)
     if not np.isfinite(values).all():  # NaN weights would quietly become "stay"
         raise FloatingPointError("agent: expected finite action values, found NaN or inf; its weights are broken")
-    return np.where(at.mask, values, -np.inf)
+    return np.where(at.mask & net.open, values, -np.inf)
 
 
 def best_actions(values: Numbers, at: Observation, gain: float) -> npt.NDArray[np.int64]:
@@ -226,13 +237,24 @@ def play(simulator: Simulator, net: Net, config: AgentConfig, explore: float, rn
         seen, _ = simulator.step(plans)
         at = observer.observe(seen)
         best = np.argmax(values_of(net, at), axis=1)
-        any_one = np.argmax(rng.random(at.mask.shape) * at.mask, axis=1)
+        any_one = np.argmax(rng.random(at.mask.shape) * (at.mask & net.open), axis=1)
         action = np.where(rng.random(len(best)) < explore, any_one, best)
         plans = actions.chosen(at.after, action)
         seen_at.append(at)
         taken.append(action)
-        rewards.append(simulator.truth(at.after) / simulator.oracle_rows_per_s[:, None])
+        rewards.append(_rewards(simulator, at, config.reward))
     return _samples(seen_at, np.stack(taken), np.stack(rewards), config)
+
+
+def _rewards(simulator: Simulator, at: Observation, kind: str) -> Numbers:
+    """Return (machines, actions) what each action's next step is worth."""
+    rates, machine = simulator.truth(at.after), simulator.machine
+    if kind == "oracle":
+        return rates / simulator.oracle_rows_per_s[:, None]
+    if kind == "best":
+        return np.minimum(rates / simulator.truth(at.best)[:, None], 2.0) / 2.0
+    step_s = machine.step_s if kind == "wait" else simulator.population.phases.take(0).step_s
+    return rates * step_s[:, None]
 
 
 def train(config: AgentConfig, told: Callable[[int, float, float], None] = lambda *_: None) -> Agent:
@@ -244,7 +266,7 @@ def train(config: AgentConfig, told: Callable[[int, float, float], None] = lambd
 
     rng = np.random.default_rng(config.seed)
     torch_rng = torch.Generator().manual_seed(config.seed)
-    net, target = Net(config.hidden), Net(config.hidden)
+    net, target = (Net(config.hidden, config.hide, config.forbid) for _ in range(2))
     _initialise(net, torch_rng)
     target.load_state_dict(net.state_dict())
     optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)

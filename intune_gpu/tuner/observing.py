@@ -88,12 +88,14 @@ class Observation:
         values: (machines, features) float32, as `FEATURES` says.
         mask: (machines, actions) which may be taken.
         after: (machines, actions) plans that they lead to.
+        best: (machines,) the best plans seen.
         model_rows_per_s: (machines,) what the model expects of its plan.
     """
 
     values: npt.NDArray[np.float32]
     mask: npt.NDArray[np.bool_]
     after: Plans
+    best: Plans
     model_rows_per_s: Numbers
 
 
@@ -128,7 +130,7 @@ class Observer:
         here = run(machine, seen.plans).rows_per_s
         values = self._values(seen, last, slow, model, model_rate, here)
         self._last, self._slow = seen, slow
-        return Observation(values, allowed(seen.plans, after), after, model_rate)
+        return Observation(values, allowed(seen.plans, after), after, self._best, model_rate)
 
     def _remember(self, seen: Seen, slow: Seen, kept: npt.NDArray[np.bool_]) -> None:
         rate = np.where(kept, slow.rows_per_s, seen.rows_per_s)
