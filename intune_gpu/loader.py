@@ -28,6 +28,10 @@ from intune_gpu.engine.state import Transform
 from intune_gpu.opening import open_source
 from intune_gpu.recipe import Recipe
 from intune_gpu.sources.files import Paths
+from intune_gpu.tuner.attaching import attach, limits_of, usable_cores
+from intune_gpu.tuner.controller import Controller
+from intune_gpu.tuner.policy import Policy
+from intune_gpu.tuner.seen import Limits
 
 if TYPE_CHECKING:
     from intune_gpu.engine.gpu.stage import GpuStage
@@ -66,6 +70,11 @@ class Loader:
             of group names (see `groups`; `"*"` for all others) to those. By default all on the GPU.
         gpu_budget_bytes: bytes on the GPU for batches that nobody has taken and for what they are made of; by default a
             quarter of what is free.
+        tuner: who moves readers, transformers and placement while batches are taken: `"hillclimb"`, `"static"` or
+            another name of `tuner.policies`, a `Policy` of one's own, or None or `"off"`. It begins with what
+            `readers` and `transformers` say, where they do.
+        decisions: a file to which the tuner adds what it saw and did, a line of JSON each; None keeps none.
+        tuner_every_s: seconds between two of its steps.
 
     Raises:
         RecipeError: the recipe does not fit the data.
@@ -99,6 +108,9 @@ class Loader:
         index_dtype: str = "int64",
         placement: Placement | str | float | Mapping[str, str | float] | None = None,
         gpu_budget_bytes: int | None = None,
+        tuner: str | Policy | None = None,
+        decisions: str | os.PathLike[str] | None = None,
+        tuner_every_s: float = 1.0,
     ) -> None:
         _check_arguments(recipe, batch_size, seed, rank, world_size)
         there = open_device(device)
@@ -106,6 +118,8 @@ class Loader:
         self._batch_size, self._shuffle, self._seed, self._drop_last = batch_size, shuffle, seed, drop_last
         self._rank, self._world_size = rank, world_size
         self._closed = False
+        self._limits: tuple[int, Limits] | None = None
+        self._tuner: Controller | None = None
         self._run: Pipeline[Any] | None = None
         self._book = BadRowBook(on_bad_row, max_bad_fraction, quarantine_dir or ".", rank, world_size)
         self._owns_source = not isinstance(data, Source)
@@ -123,6 +137,8 @@ class Loader:
         self._clocks = Clocks()
         self._next = order.epoch_start(0, self._source.rows, world_size)
         self._cursor = self._next
+        chosen = readers is not None or transformers is not None
+        self._tuner = attach(self, tuner, decisions, tuner_every_s, batch_size, seed, start=not chosen)
 
     def __len__(self) -> int:
         """Batches of a whole epoch for this rank."""
@@ -187,6 +203,20 @@ class Loader:
             run.apply(running)
 
     @property
+    def tuner(self) -> Controller | None:
+        """What tunes this loader, or None."""
+        return self._tuner
+
+    @property
+    def limits(self) -> Limits:
+        """Between what a plan may move: cores, the most readers and transformers, and whether there is a GPU."""
+        budget = self._plan.prefetch_bytes
+        if self._limits is None or self._limits[0] != budget:
+            chunks, on_gpu = self._source.chunks, bool(self.groups)
+            self._limits = budget, limits_of(chunks, budget, self.min_prefetch_bytes, on_gpu)
+        return self._limits[1]
+
+    @property
     def groups(self) -> tuple[str, ...]:
         """Names of the groups of features that a placement can tell apart; none where batches stay in host memory."""
         return () if self._gpu is None else self._gpu.groups
@@ -238,6 +268,8 @@ class Loader:
         """Stop all threads and close what the loader opened. May be called more than once."""
         self._closed = True
         self._end_run()
+        if self._tuner is not None:
+            self._tuner.close()
         if self._owns_source:
             self._source.close()
 
@@ -266,6 +298,8 @@ class Loader:
             for number in range(run.batches):
                 delivery = pipeline.take()
                 assert delivery is not None
+                if self._tuner is not None:
+                    self._tuner.resume()
                 made, bad, first_bad = delivery.value, delivery.bad, delivery.first_bad
                 del delivery
                 self._book.record(bad, first_bad)
@@ -292,9 +326,11 @@ class Loader:
         if ended is self._run:
             self._run = None
             self._book.close()
+            if self._tuner is not None:
+                self._tuner.pause()
 
     def _first_plan(self, readers: int | None, transformers: int | None, prefetch_bytes: int | None) -> Plan:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cores()
         plan = Plan(
             readers=min(cores, MAX_DEFAULT_READERS) if readers is None else readers,
             transformers=min(cores, 4) if transformers is None else transformers,

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from intune_gpu.cli.config import PROG, Command, InspectConfig, RecipeConfig, parse
+from intune_gpu.cli.config import PROG, Command, ExplainConfig, InspectConfig, RecipeConfig, parse
 from intune_gpu.core.errors import IntuneError
 from intune_gpu.train.stop import Terminated
 
@@ -40,6 +40,10 @@ def _run(command: Command) -> int:
         from intune_gpu.cli import inspect
 
         return inspect.run(command)
+    if isinstance(command, ExplainConfig):
+        from intune_gpu.cli import explain
+
+        return explain.run(command)
     from intune_gpu.cli import synth
 
     return synth.run(command)

@@ -76,12 +76,23 @@ class SynthConfig:
     """Print one JSON document instead of lines for people."""
 
 
-Command = InspectConfig | RecipeConfig | SynthConfig
+@dataclass(frozen=True)
+class ExplainConfig:
+    """Tell what the tuner of a training run saw and did, in words and in one picture in the run's folder."""
+
+    run: tyro.conf.Positional[str | None] = None
+    """The run's folder, as in runs/20260102-030405."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON document instead of words."""
+
+
+Command = InspectConfig | RecipeConfig | SynthConfig | ExplainConfig
 
 _Commands = (
     Annotated[InspectConfig, tyro.conf.subcommand("inspect", prefix_name=False)]
     | Annotated[RecipeConfig, tyro.conf.subcommand("recipe", prefix_name=False)]
     | Annotated[SynthConfig, tyro.conf.subcommand("synth", prefix_name=False)]
+    | Annotated[ExplainConfig, tyro.conf.subcommand("explain", prefix_name=False)]
 )
 
 
@@ -94,9 +105,12 @@ def parse(arguments: Sequence[str]) -> Command:
     command: Command = tyro.cli(
         _Commands,
         prog=PROG,
-        description="Look at your data, write a starter recipe, make synthetic click logs.",
+        description="Look at your data, write a starter recipe, make synthetic click logs, tell what a tuner did.",
         args=list(arguments),
     )
+    if isinstance(command, ExplainConfig):
+        _require(command.run is not None, "RUN", "a run's folder, as in `intune-gpu explain runs/mine`", "none")
+        return command
     if isinstance(command, SynthConfig):
         _require(command.out is not None, "OUT", "the folder to make, as in `intune-gpu synth clicks`", "none")
         _require(command.files >= 1, "--files", "at least 1", command.files)
