@@ -62,12 +62,12 @@ class Args:
 
 TINY: dict[str, Any] = {
     "runs": 2,
-    "seconds": 0.6,
+    "seconds": 0.4,
     "every_s": 0.05,
     "probe_s": 0.03,
     "changing_s": 0.03,
     "changing_plans": 2,
-    "rows": 40_000,
+    "rows": 20_000,
     "hogs": 1,
 }
 _FASTEST_ROWS_PER_S = 4e6

@@ -119,7 +119,6 @@ class Loader:
         self._rank, self._world_size = rank, world_size
         self._closed = False
         self._limits: tuple[int, Limits] | None = None
-        self._tuner: Controller | None = None
         self._run: Pipeline[Any] | None = None
         self._book = BadRowBook(on_bad_row, max_bad_fraction, quarantine_dir or ".", rank, world_size)
         self._owns_source = not isinstance(data, Source)
@@ -212,8 +211,7 @@ class Loader:
         """Between what a plan may move: cores, the most readers and transformers, and whether there is a GPU."""
         budget = self._plan.prefetch_bytes
         if self._limits is None or self._limits[0] != budget:
-            chunks, on_gpu = self._source.chunks, bool(self.groups)
-            self._limits = budget, limits_of(chunks, budget, self.min_prefetch_bytes, on_gpu)
+            self._limits = budget, limits_of(self._source.chunks, budget, self.min_prefetch_bytes, bool(self.groups))
         return self._limits[1]
 
     @property

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from intune_gpu.core.errors import MissingPackageError, ResumeError
 from intune_gpu.loader import Loader
 from intune_gpu.train.checkpoint import cannot_write, sync
-from intune_gpu.train.config import FALLBACK_TUNER, LoadingConfig
+from intune_gpu.train.config import FALLBACK_TUNER, LoadingConfig, UsageError
 from intune_gpu.train.place import Place
 from intune_gpu.train.progress import Screen
 from intune_gpu.tuner.decisions import FILE_NAME
@@ -32,6 +32,9 @@ def options(config: LoadingConfig, place: Place, run_dir: Path, screen: Screen) 
 
     Each rank tunes its own loader. Where the package or the weights of a tuner are missing, another one does it, and
     the screen says so.
+
+    Raises:
+        UsageError: this version has no such tuner.
     """
     if config.tuner == "off":
         return {}
@@ -40,6 +43,8 @@ def options(config: LoadingConfig, place: Place, run_dir: Path, screen: Screen) 
     except MissingPackageError as error:
         screen.say(f"note: {error}; until then {FALLBACK_TUNER} tunes this run")
         tuner = by_name(FALLBACK_TUNER)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
     file = FILE_NAME if place.leads else FILE_NAME.replace(".", f"-rank{place.rank}.")
     return {"tuner": tuner, "decisions": run_dir / file, "tuner_every_s": config.tuner_every_s}
 

@@ -12,7 +12,7 @@ import torch
 
 from intune_gpu.core.errors import MissingPackageError, ResumeError
 from intune_gpu.train import tuning
-from intune_gpu.train.config import DEFAULT_TUNER, Config, parse
+from intune_gpu.train.config import DEFAULT_TUNER, Config, UsageError, parse
 from intune_gpu.train.job import run
 from intune_gpu.train.place import Place
 from intune_gpu.train.progress import Screen, Snapshot
@@ -124,6 +124,8 @@ def test_where_a_tuner_lacks_its_package_another_one_tunes(
     assert out.split("\n")[0] == (
         "note: tuner rl: needs its weights, which are not installed; until then hillclimb tunes this run"
     )
+    with pytest.raises(UsageError, match=r"--tuner: expected one of .*, found 'best'"):
+        tuning.options(replace(config, tuner="best"), place, tmp_path, screen)  # type: ignore[arg-type]
     with Screen(silent=True) as screen:
         assert tuning.options(replace(config, tuner="off"), place, tmp_path, screen) == {}
 
