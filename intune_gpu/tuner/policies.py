@@ -1,73 +1,35 @@
-"""Tuners by name."""
+"""All tuners by name."""
 
 from __future__ import annotations
 
-import numpy as np
-
+from intune_gpu.tuner.baselines import EvenSplit, Model, ProfileAndSearch, Random, Static
 from intune_gpu.tuner.baselines_climb import HillClimb
-from intune_gpu.tuner.policy import Policy, Told
-from intune_gpu.tuner.seen import Limits, Numbers, Plans, Seen
+from intune_gpu.tuner.policy import Policy
 
-NAMES = ("rl", "model", "search", "hillclimb", "static")
-_HERE = ("hillclimb", "static", "random")
-
-
-class Static:
-    """The plan that it was given, for ever."""
-
-    name = "static"
-
-    def begin(self, limits: Limits, seed: int = 0) -> Plans:
-        """Return what a loader does that was told nothing."""
-        return HillClimb().begin(limits, seed)
-
-    def next(self, seen: Seen) -> Plans:
-        """Return what is in force."""
-        return seen.plans
-
-    def told(self) -> Told:
-        """Return that nothing is done."""
-        return Told("nothing")
-
-
-class Random:
-    """Any plan up to twice as many threads as cores, each step another: shows that no plan breaks anything."""
-
-    name = "random"
-
-    def begin(self, limits: Limits, seed: int = 0) -> Plans:
-        """Return any plan."""
-        self._rng = np.random.default_rng(seed)
-        return self._any(limits)
-
-    def next(self, seen: Seen) -> Plans:
-        """Return any plan."""
-        return self._any(seen.limits)
-
-    def told(self) -> Told:
-        """Return that it is by chance; it expects everything, so that no caution holds it back."""
-        return Told("by chance", float("inf"))
-
-    def _any(self, limits: Limits) -> Plans:
-        most = np.maximum(2, 2 * limits.cores)
-
-        def threads(cap: Numbers) -> Numbers:
-            return np.floor(self._rng.uniform(1, np.minimum(most, cap) + 1))
-
-        share = self._rng.uniform(0, 1, len(most)).round(2)
-        return Plans(threads(limits.max_readers), threads(limits.max_transformers), share)
+NAMES = ("rl", "model", "search", "hillclimb", "hillclimb x1.3", "even split", "static", "random")
 
 
 def by_name(name: str) -> Policy:
-    """Return a new policy.
+    """Return a tuner that has not begun.
 
     Raises:
         ValueError: there is none of that name.
+        MissingPackageError: the agent needs torch or safetensors, which are not installed.
     """
-    if name == "static":
-        return Static()
-    if name == "hillclimb":
-        return HillClimb()
-    if name == "random":
-        return Random()
-    raise ValueError(f"tuner: expected one of {', '.join(_HERE)} or off, found {name!r}")
+    if name == "rl":
+        from intune_gpu.tuner.agent import Agent  # torch takes seconds to import, and only the agent needs it
+
+        return Agent.load()
+    others: tuple[Policy, ...] = (
+        Model(),
+        ProfileAndSearch(),
+        HillClimb(),
+        HillClimb(factor=1.3),
+        EvenSplit(),
+        Static(),
+        Random(),
+    )
+    found = {policy.name: policy for policy in others}
+    if name not in found:
+        raise ValueError(f"tuner: expected one of {', '.join(NAMES)}, found {name!r}")
+    return found[name]

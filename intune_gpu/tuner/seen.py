@@ -6,6 +6,7 @@ Everything is an array over machines, so that hundreds of simulated machines ste
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from intune_gpu.core.plan import Plan
 from intune_gpu.core.signals import Signals
 
-Numbers = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.floating[Any]]
 NAN = float("nan")
 
 
