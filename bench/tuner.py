@@ -158,12 +158,12 @@ def _changes(args: Args, format: str, logs: Logs, plans: Sequence[Workers]) -> t
 
 def _known(policies: Sequence[str], result: TunerReport) -> list[str]:
     from intune_gpu.core.errors import MissingPackageError
-    from intune_gpu.tuner.policies import by_name
+    from intune_gpu.tuner.attaching import policy_of
 
     known = []
     for policy in dict.fromkeys(policies):
         try:
-            by_name(policy)
+            policy_of(policy)
             known.append(policy)
         except (ValueError, MissingPackageError) as error:
             result["skipped"][policy] = str(error)

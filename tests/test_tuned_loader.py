@@ -22,10 +22,9 @@ from intune_gpu.engine.pipeline import Pipeline
 from intune_gpu.loader import Loader
 from intune_gpu.tuner.controller import Controller
 from intune_gpu.tuner.decisions import read_decisions
-from intune_gpu.tuner.policies import Random
 from tests import conformance
 from tests.test_loader import all_bytes, content
-from tests.tuner.live import Scripted, signals
+from tests.tuner.live import ByChance, Scripted, signals
 
 
 class RestlessLoader(Loader):
@@ -44,7 +43,7 @@ class RestlessLoader(Loader):
 
 class TestTunedLoader(conformance.LoaderConformance):
     def open(self, data: Path, **options: Any) -> Loader:
-        return RestlessLoader(data, conformance.RECIPE, tuner=Random(), tuner_every_s=0.002, **options)
+        return RestlessLoader(data, conformance.RECIPE, tuner=ByChance(), tuner_every_s=0.002, **options)
 
     def content(self, batch: ig.Batch) -> dict[str, np.ndarray[Any, Any]]:
         return content(batch)
@@ -83,7 +82,7 @@ def epochs(loader: Loader, seconds: float = 20.0) -> Iterator[ig.Batch]:
 def test_beside_real_epochs_it_looks_decides_and_writes(parquet: Path) -> None:
     path = parquet.parent / "run" / "decisions.jsonl"
     with Loader(
-        parquet, conformance.RECIPE, batch_size=2, tuner=Random(), decisions=path, tuner_every_s=0.004
+        parquet, conformance.RECIPE, batch_size=2, tuner=ByChance(), decisions=path, tuner_every_s=0.004
     ) as loader:
         assert loader.tuner is not None
         batches = epochs(loader)
@@ -143,7 +142,7 @@ def test_an_error_in_a_policy_leaves_the_batches_alone(parquet: Path, caplog: py
 
 
 def interrupted(path: Path, after_s: float) -> None:
-    with Loader(path, conformance.RECIPE, batch_size=8, tuner=Random(), tuner_every_s=0.004) as loader:
+    with Loader(path, conformance.RECIPE, batch_size=8, tuner=ByChance(), tuner_every_s=0.004) as loader:
         signal.setitimer(signal.ITIMER_REAL, after_s)
         for _ in epochs(loader):
             pass
@@ -177,7 +176,7 @@ def test_what_is_asked_of_the_tuner(parquet: Path) -> None:
     ):
         with pytest.raises(ValueError, match=words):
             Loader(parquet, conformance.RECIPE, **options)  # type: ignore[arg-type]
-    with Loader(parquet, conformance.RECIPE, readers=3, transformers=1, tuner=Random()) as loader:
+    with Loader(parquet, conformance.RECIPE, readers=3, transformers=1, tuner=ByChance()) as loader:
         assert loader.tuner is not None
         loader.tuner.begin()
         assert (loader.plan.readers, loader.plan.transformers) == (3, 1)

@@ -20,8 +20,8 @@ from intune_gpu.train.checkpoint import cannot_write, sync
 from intune_gpu.train.config import FALLBACK_TUNER, LoadingConfig, UsageError
 from intune_gpu.train.place import Place
 from intune_gpu.train.progress import Screen
+from intune_gpu.tuner.attaching import policy_of
 from intune_gpu.tuner.decisions import FILE_NAME
-from intune_gpu.tuner.policies import by_name
 
 STATE_FILE = "tuner.safetensors"
 _ARRAY = "$array"
@@ -39,10 +39,10 @@ def options(config: LoadingConfig, place: Place, run_dir: Path, screen: Screen) 
     if config.tuner == "off":
         return {}
     try:
-        tuner = by_name(config.tuner)
+        tuner = policy_of(config.tuner)
     except MissingPackageError as error:
         screen.say(f"note: {error}; until then {FALLBACK_TUNER} tunes this run")
-        tuner = by_name(FALLBACK_TUNER)
+        tuner = policy_of(FALLBACK_TUNER)
     except ValueError as error:
         raise UsageError(f"--{error}") from error
     file = FILE_NAME if place.leads else FILE_NAME.replace(".", f"-rank{place.rank}.")

@@ -9,12 +9,13 @@ from typing import Protocol
 import numpy as np
 
 from intune_gpu.core.columns import ChunkInfo
+from intune_gpu.core.errors import MissingPackageError
 from intune_gpu.core.plan import MAX_WORKERS
 from intune_gpu.tuner.controller import Controller, Pace, Tuned
 from intune_gpu.tuner.decisions import DecisionLog
 from intune_gpu.tuner.policies import by_name
 from intune_gpu.tuner.policy import Policy
-from intune_gpu.tuner.pulse import Pulse, Totals
+from intune_gpu.tuner.pulse import Pulse, Taken, Totals, WholeBatches
 from intune_gpu.tuner.seen import Limits
 
 OFF = "off"
@@ -22,10 +23,14 @@ _TRANSFORMERS_A_CORE = 2
 """A transformer only computes: more of them than cores wait for each other."""
 
 
+class Counted(Totals, Taken, Protocol):
+    """What a loader did since it was made."""
+
+
 class Attached(Tuned, Protocol):
     """What can be tuned, and tells how it is doing."""
 
-    def stats(self) -> Totals:
+    def stats(self) -> Counted:
         """Return sums since it was made, and what it holds now."""
         ...
 
@@ -53,16 +58,32 @@ def attach(
 
     Raises:
         ValueError: there is no such policy, or the time is not one.
-        MissingPackageError: the policy needs a package that is not installed.
+        MissingPackageError: the policy needs a package or weights that are not installed.
     """
     if not 0 < every_s < float("inf"):
         raise ValueError(f"tuner_every_s: expected seconds above 0, found {every_s!r}")
     if tuner is None or tuner == OFF:
         return None
-    policy = by_name(tuner) if isinstance(tuner, str) else tuner
-    beat = Pulse(target.stats, usable_cores())
+    policy = policy_of(tuner) if isinstance(tuner, str) else tuner
+    beat = WholeBatches(Pulse(target.stats, usable_cores()), target.stats)
     pace = Pace.every(every_s, batch_size)
     return Controller(target, policy, beat, pace, DecisionLog(decisions), seed=seed % 2**32, start=start)
+
+
+def policy_of(name: str) -> Policy:
+    """Return a policy that has not begun.
+
+    Raises:
+        ValueError: there is none of that name.
+        MissingPackageError: it needs a package or weights that are not installed.
+    """
+    try:
+        return by_name(name)
+    except FileNotFoundError as error:
+        raise MissingPackageError(
+            f"tuner {name}: needs its weights, which this installation lacks ({error}); install intune_gpu anew, or "
+            "choose another tuner"
+        ) from error
 
 
 def limits_of(

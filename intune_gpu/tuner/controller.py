@@ -11,8 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
+
+import numpy as np
 
 from intune_gpu.core.errors import BudgetError
 from intune_gpu.core.plan import Plan
@@ -22,7 +24,7 @@ from intune_gpu.tuner.guard import Guard
 from intune_gpu.tuner.knobs import plan_of, plans_of, share_of, words
 from intune_gpu.tuner.policy import Policy, Told
 from intune_gpu.tuner.pulse import Beat, together
-from intune_gpu.tuner.seen import Limits, of_signals
+from intune_gpu.tuner.seen import Limits, Numbers, Seen, of_signals
 
 JOIN_S = 2.0
 """How long the end of an epoch waits for the thread, which may be in a policy's own computing."""
@@ -135,6 +137,7 @@ class Controller:
         self._away = 0
         self._looks = self._changes = 0
         self._tried: set[Plan] = set()
+        self._stage_s: dict[str, Numbers] = {}
         self._ended: str | None = None
         self._closed = False
 
@@ -224,7 +227,7 @@ class Controller:
         self._settle(signals)
         if guard.note(now, signals.rows_per_s):
             self._event(f"{DRIFTED}: the same plan gives other rows/s than before; what was known is forgotten")
-        seen = of_signals(signals, now, limits, share_of(now, groups))
+        seen = self._known(of_signals(signals, now, limits, share_of(now, groups)))
         proposed = plan_of(limits.clip(policy.next(seen)), now, groups)
         told = policy.told()
         wait = signals.exposed_wait_pct / 100.0
@@ -238,6 +241,13 @@ class Controller:
         self._changes += 1
         self._pending = {"at_s": self._now(), **line, "after": plan_json(after), "words": words(after, groups)}
         return True
+
+    def _known(self, seen: Seen) -> Seen:
+        """Return what was seen; of a stage that finished nothing meanwhile, with what it needed a row before that."""
+        for name in ("read_s", "transform_s"):
+            now = getattr(seen, name)
+            self._stage_s[name] = self._stage_s.get(name, now) if np.isnan(now).any() else now
+        return replace(seen, read_s=self._stage_s["read_s"], transform_s=self._stage_s["transform_s"])
 
     def _line(
         self, signals: Signals, told: Told, proposed: Plan, overruled: str | None, before: Plan
@@ -315,7 +325,7 @@ class Controller:
             while True:
                 if changed:
                     stop.wait(self._pace.settle_s)
-                    self._beat.take()
+                    self._known(of_signals(self._beat.take(), self._target.plan, self._target.limits))
                 signals = self._look(stop)
                 if signals is None:
                     return

@@ -1,4 +1,4 @@
-"""What a loader did since it was last asked, as signals, from its own totals alone."""
+"""What a loader did since it was last asked, as signals, from batch to batch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ class Totals(Protocol):
     # fmt: off
     @property
     def rows(self) -> int: ...  # noqa: D102
-    @property
-    def elapsed_s(self) -> float: ...  # noqa: D102
     @property
     def exposed_wait_s(self) -> float: ...  # noqa: D102
     @property
@@ -60,7 +58,7 @@ class Beat(Protocol):
 
 
 class Pulse:
-    """Signals out of totals. A span goes from batch to batch, so that few large batches do not look like noise.
+    """Signals out of totals.
 
     Args:
         totals: of a running loader.
@@ -72,31 +70,33 @@ class Pulse:
         self._totals = totals
         self._host = HostSignals(cores=cores)
         self._clock = clock
-        self._last = totals()
+        self._last, self._at_s = totals(), clock()
 
     def take(self) -> Signals:
-        """Return what happened from the last batch of the span before to the last batch of this one."""
-        before, now = self._last, self._totals()
-        self._last = now
-        rows, span_s = now.rows - before.rows, now.elapsed_s - before.elapsed_s
+        """Return what happened since the last call, and what is held now."""
+        before, now, was_s, at_s = self._last, self._totals(), self._at_s, self._clock()
+        self._last, self._at_s = now, at_s
+        rows, span_s = now.rows - before.rows, at_s - was_s
+        read = StageSignals(
+            now.read_rows - before.read_rows,
+            now.read_busy_s - before.read_busy_s,
+            now.read_wait_s - before.read_wait_s,
+            now.readers,
+        )
+        transform = StageSignals(
+            now.transform_rows - before.transform_rows,
+            now.transform_busy_s - before.transform_busy_s,
+            now.transform_wait_s - before.transform_wait_s,
+            now.transformers,
+        )
         return Signals(
-            at_s=self._clock(),
+            at_s=at_s,
             span_s=span_s,
             rows=rows,
             rows_per_s=rows / span_s if span_s > 0 else 0.0,
             exposed_wait_pct=100.0 * (now.exposed_wait_s - before.exposed_wait_s) / span_s if span_s > 0 else 0.0,
-            read=StageSignals(
-                now.read_rows - before.read_rows,
-                now.read_busy_s - before.read_busy_s,
-                now.read_wait_s - before.read_wait_s,
-                now.readers,
-            ),
-            transform=StageSignals(
-                now.transform_rows - before.transform_rows,
-                now.transform_busy_s - before.transform_busy_s,
-                now.transform_wait_s - before.transform_wait_s,
-                now.transformers,
-            ),
+            read=read,
+            transform=transform,
             ready_windows=now.ready_windows,
             ready_batches=now.ready_batches,
             in_flight_bytes=now.in_flight_bytes,
@@ -106,6 +106,46 @@ class Pulse:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+class Taken(Protocol):
+    """Sums at the last batch that was taken; named as in `LoaderStats`."""
+
+    # fmt: off
+    @property
+    def rows(self) -> int: ...  # noqa: D102
+    @property
+    def elapsed_s(self) -> float: ...  # noqa: D102
+    @property
+    def exposed_wait_s(self) -> float: ...  # noqa: D102
+    # fmt: on
+
+
+class WholeBatches:
+    """Another beat's signals, whose spans go from batch to batch, so that few large batches do not look like noise.
+
+    Args:
+        beat: whose.
+        taken: what a loader gave out so far.
+    """
+
+    def __init__(self, beat: Beat, taken: Callable[[], Taken]) -> None:
+        self._beat, self._taken = beat, taken
+        self._last = taken()
+
+    def take(self) -> Signals:
+        """Return what happened, rows and waiting from the last batch of the span before to the last one of this."""
+        signals, before, now = self._beat.take(), self._last, self._taken()
+        self._last = now
+        rows, span_s = now.rows - before.rows, now.elapsed_s - before.elapsed_s
+        if rows <= 0 or span_s <= 0:
+            return replace(signals, rows=0, rows_per_s=0.0)
+        waited = 100.0 * (now.exposed_wait_s - before.exposed_wait_s) / span_s
+        return replace(signals, span_s=span_s, rows=rows, rows_per_s=rows / span_s, exposed_wait_pct=min(100.0, waited))
+
+    def close(self) -> None:
+        """Close the other one."""
+        self._beat.close()
 
 
 def together(first: Signals, second: Signals) -> Signals:

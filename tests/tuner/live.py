@@ -109,6 +109,27 @@ class Scripted:
         return Told("as scripted", self.expected)
 
 
+class ByChance:
+    """Any plan up to twice as many threads as cores, each step another; it expects so much that no caution holds it."""
+
+    name = "by chance"
+
+    def begin(self, limits: Limits, seed: int = 0) -> Plans:
+        self._rng = np.random.default_rng(seed)
+        return self._any(limits)
+
+    def next(self, seen: Seen) -> Plans:
+        return self._any(seen.limits)
+
+    def told(self) -> Told:
+        return Told("by chance", float("inf"))
+
+    def _any(self, limits: Limits) -> Plans:
+        most = np.maximum(2, 2 * limits.cores)
+        counts = (np.floor(self._rng.uniform(1, most + 1)) for _ in range(2))
+        return limits.clip(Plans(*counts, self._rng.uniform(0, 1, len(most)).round(2)))
+
+
 def plans(readers: int, transformers: int, share: float = 0.0) -> Plans:
     return Plans(*(np.array([value], np.float64) for value in (readers, transformers, share)))
 

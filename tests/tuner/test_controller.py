@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from intune_gpu.core.errors import MissingPackageError
 from intune_gpu.core.placement import Placement
 from intune_gpu.core.plan import Plan
+from intune_gpu.core.signals import StageSignals
+from intune_gpu.tuner import attaching
+from intune_gpu.tuner.baselines import Static
 from intune_gpu.tuner.baselines_climb import HillClimb
 from intune_gpu.tuner.controller import Pace
 from intune_gpu.tuner.decisions import read_decisions
-from intune_gpu.tuner.policies import NAMES, Random, Static, by_name
 from tests.tuner.live import Beats, Machine, Scripted, controller, limits, plans, signals
 
 
@@ -286,25 +290,39 @@ def test_a_state_of_a_larger_machine_is_clipped() -> None:
     assert small.plan == Plan(3, 2)
 
 
-def test_policies_have_names() -> None:
-    assert by_name("hillclimb").name == "hillclimb"
-    assert {by_name(name).name for name in ("static", "random")} == {"static", "random"}
-    assert set(NAMES) >= {"hillclimb", "static"}
+def test_a_tuner_without_its_weights_is_told_from_one_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_weights(name: str) -> None:
+        raise FileNotFoundError("weights.safetensors")
+
+    assert attaching.policy_of("hillclimb").name == "hillclimb"
     with pytest.raises(ValueError, match=r"tuner: expected one of .*hillclimb.* found 'best'"):
-        by_name("best")
-    with pytest.raises(ValueError, match="factor: expected more than 1, found 1"):
-        HillClimb(1)
+        attaching.policy_of("best")
+    monkeypatch.setattr(attaching, "by_name", without_weights)
+    with pytest.raises(MissingPackageError, match=r"tuner rl: needs its weights, .* lacks \(weights"):
+        attaching.policy_of("rl")
 
 
-def test_random_plans_are_within_the_limits_and_follow_their_seed() -> None:
-    within = limits(cores=4, readers=5)
-    some = [Random().begin(within, seed) for seed in (1, 1, 2)]
-    assert bool(some[0].same(some[1])[0])
-    assert not bool(some[0].same(some[2])[0])
-    policy = Random()
-    drawn = [policy.begin(within, 3), *(policy._any(within) for _ in range(200))]
-    assert {int(one.readers[0]) for one in drawn} == {1, 2, 3, 4, 5}
-    assert {int(one.transformers[0]) for one in drawn} == {1, 2, 3, 4, 5, 6, 7, 8}
+def test_a_stage_that_finished_nothing_keeps_its_clock() -> None:
+    target, policy = Machine(bottleneck), Scripted([])
+    tuner = controller(target, policy)
+    tuner.begin()
+    idle = StageSignals(0, 0.0, 0.0, 1)
+    busy = StageSignals(100, 5.0, 0.0, 1)
+    for read, transform in ((busy, busy), (idle, busy), (idle, idle)):
+        tuner.step(replace(signals(1000.0), read=read, transform=transform))
+    assert [(float(s.read_s[0]), float(s.transform_s[0])) for s in policy.seen] == [(0.05, 0.05)] * 3
+
+
+@pytest.mark.parametrize("name", ["model", "search", "static", "hillclimb", "hillclimb x1.3", "even split", "random"])
+def test_every_policy_can_be_stepped_beside_a_loader_that_may_tell_little(name: str) -> None:
+    target = Machine(bottleneck)
+    tuner = controller(target, attaching.policy_of(name))
+    tuner.begin()
+    for step in range(30):
+        span = target.signals(0.0 if step % 3 else 30.0)
+        tuner.step(replace(span, read=StageSignals(0, 0.0, 0.0, 1)) if step % 4 == 3 else span)
+    assert tuner.account.looks == 30
+    assert 1 <= target.plan.readers <= 16
 
 
 def test_the_pace_covers_at_least_four_batches() -> None:

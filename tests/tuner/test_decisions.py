@@ -10,9 +10,9 @@ from intune_gpu.core.placement import Placement
 from intune_gpu.core.plan import Plan
 from intune_gpu.core.signals import HostSignals
 from intune_gpu.tuner.decisions import DecisionLog, plan_from, plan_json, read_decisions
-from intune_gpu.tuner.pulse import Pulse, together
+from intune_gpu.tuner.pulse import Pulse, WholeBatches, together
 from intune_gpu.tuner.seen import of_signals
-from tests.tuner.live import limits, signals
+from tests.tuner.live import Beats, limits, signals
 
 
 def test_a_line_cut_short_at_the_end_is_left_out_one_in_between_is_refused(tmp_path: Path) -> None:
@@ -82,15 +82,28 @@ class Sums:
 
 def test_signals_are_what_happened_since_the_last_ones() -> None:
     sums = [Sums(1), Sums(3), Sums(3), Sums(4)]
-    pulse = Pulse(lambda: sums.pop(0), cores=2, clock=lambda: 9.0)
+    times = iter((10.0, 15.0, 16.0, 18.5))
+    pulse = Pulse(lambda: sums.pop(0), cores=2, clock=lambda: next(times))
     first, idle, last = pulse.take(), pulse.take(), pulse.take()
-    assert (first.rows, first.span_s, first.rows_per_s, first.exposed_wait_pct) == (2000, 4.0, 500.0, 25.0)
+    assert (first.rows, first.span_s, first.rows_per_s, first.exposed_wait_pct) == (2000, 5.0, 400.0, 20.0)
     assert (first.read.rows, first.read.busy_s, first.read.wait_s, first.read.workers) == (2400, 2.0, 6.0, 2)
     assert (first.transform.rows, first.transform.workers, first.host) == (2200, 3, HostSignals(2))
     assert (idle.rows, idle.rows_per_s, idle.exposed_wait_pct) == (0, 0.0, 0.0)
     both = together(first, last)
-    assert (both.rows, both.rows_per_s, both.read.busy_s, both.at_s) == (3000, 500.0, 3.0, 9.0)
+    assert (both.rows, both.span_s, both.rows_per_s, both.read.busy_s, both.at_s) == (3000, 7.5, 400.0, 3.0, 18.5)
     seen = of_signals(first, Plan(2, 3), limits())
     assert (seen.read_s[0], seen.read_busy[0], seen.fill[0]) == (2.0 / 2400, 0.25, 0.25)
     assert math.isnan(seen.busy_cores[0])
     assert together(signals(1.0), signals(3.0)).rows_per_s == 2.0
+
+
+def test_spans_go_from_batch_to_batch() -> None:
+    sums = [Sums(1), Sums(3), Sums(3), Sums(4)]
+    beats = Beats([signals(111.0), signals(222.0), signals(333.0)])
+    whole = WholeBatches(beats, lambda: sums.pop(0))
+    first, idle, last = whole.take(), whole.take(), whole.take()
+    assert (first.rows, first.span_s, first.rows_per_s, first.exposed_wait_pct) == (2000, 4.0, 500.0, 25.0)
+    assert (idle.rows, idle.rows_per_s) == (0, 0.0)
+    assert (last.rows_per_s, last.read) == (500.0, signals(1.0).read)
+    whole.close()
+    assert beats.closed == 1
