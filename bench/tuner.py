@@ -62,8 +62,8 @@ class Args:
 
 TINY: dict[str, Any] = {
     "runs": 2,
-    "seconds": 0.4,
-    "every_s": 0.05,
+    "seconds": 0.3,
+    "every_s": 0.03,
     "probe_s": 0.03,
     "changing_s": 0.03,
     "changing_plans": 2,

@@ -29,7 +29,7 @@ def of(folder: str) -> Path:
 
 def asked(clicks: Path, run_dir: str, tuner: str, *flags: str) -> Config:
     """What a run is asked for; with any tuner, one that no flag names too."""
-    small = f"--data {clicks} --num-buckets 200 --batch-size 64 --device cpu --epochs 3 --run-dir {run_dir}".split()
+    small = f"--data {clicks} --num-buckets 200 --batch-size 64 --device cpu --epochs 2 --run-dir {run_dir}".split()
     config = parse([*small, "--tuner-every-s", "0.01", *flags])
     return replace(config, loading=replace(config.loading, tuner=tuner))  # type: ignore[arg-type]
 
