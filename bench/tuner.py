@@ -34,7 +34,7 @@ class Args:
     """Tuners by name; one that this version does not have is left out, and named."""
     runs: int = 7
     """Rounds, each with one run of every tuner and of the best static plan, in an order of its own."""
-    seconds: float = 7.5
+    seconds: float = 7.0
     """Of a run: the core is taken at half of it, and given back at eight tenths."""
     every_s: float = 0.25
     """Seconds between two steps of a tuner."""
