@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from numbers import Integral
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.cursor import Cursor
-from intune_gpu.core.errors import BudgetError, IntuneError, RecipeError
+from intune_gpu.core.errors import BudgetError, IntuneError
 from intune_gpu.core.placement import ALL_ON_CPU, ALL_ON_GPU, Placement
 from intune_gpu.core.plan import Plan
 from intune_gpu.core.source import Source
@@ -23,12 +22,13 @@ from intune_gpu.engine.pipeline import Pipeline
 from intune_gpu.engine.program import Program
 from intune_gpu.engine.resume import checked_cursor, saved_state
 from intune_gpu.engine.schedule import floor_bytes
-from intune_gpu.engine.stages import Clocks, Gauges, LoaderStats
+from intune_gpu.engine.stages import NO_STREAMS, Clocks, Gauges, LoaderStats
 from intune_gpu.engine.state import Transform
-from intune_gpu.opening import open_source
+from intune_gpu.opening import check_arguments, open_source
 from intune_gpu.recipe import Recipe
 from intune_gpu.sources.files import Paths
-from intune_gpu.tuner.attaching import attach, limits_of, usable_cores
+from intune_gpu.telemetry.host import Host
+from intune_gpu.tuner.attaching import attach, limits_of
 from intune_gpu.tuner.controller import Controller
 from intune_gpu.tuner.policy import Policy
 from intune_gpu.tuner.seen import Limits
@@ -112,7 +112,7 @@ class Loader:
         decisions: str | os.PathLike[str] | None = None,
         tuner_every_s: float = 1.0,
     ) -> None:
-        _check_arguments(recipe, batch_size, seed, rank, world_size)
+        check_arguments(recipe, batch_size, seed, rank, world_size)
         there = open_device(device)
         placed = _checked_placement(placement, there is not None)
         self._batch_size, self._shuffle, self._seed, self._drop_last = batch_size, shuffle, seed, drop_last
@@ -137,7 +137,8 @@ class Loader:
         self._next = order.epoch_start(0, self._source.rows, world_size)
         self._cursor = self._next
         chosen = readers is not None or transformers is not None
-        self._tuner = attach(self, tuner, decisions, tuner_every_s, batch_size, seed, start=not chosen)
+        index = None if there is None else there.where.index
+        self._tuner = attach(self, tuner, decisions, tuner_every_s, batch_size, seed, start=not chosen, gpu=index)
 
     def __len__(self) -> int:
         """Batches of a whole epoch for this rank."""
@@ -211,7 +212,9 @@ class Loader:
         """Between what a plan may move: cores, the most readers and transformers, and whether there is a GPU."""
         budget = self._plan.prefetch_bytes
         if self._limits is None or self._limits[0] != budget:
-            self._limits = budget, limits_of(self._source.chunks, budget, self.min_prefetch_bytes, bool(self.groups))
+            cores = Host().size().cores
+            known = self._source.chunks, budget, self.min_prefetch_bytes, bool(self.groups), cores
+            self._limits = budget, limits_of(*known)
         return self._limits[1]
 
     @property
@@ -232,7 +235,8 @@ class Loader:
     def stats(self) -> LoaderStats:
         """Return what was done since the loader was made, and what is in flight."""
         run = self._run
-        return self._clocks.picture(Gauges() if run is None else run.gauges(), self._plan.prefetch_bytes)
+        streams = NO_STREAMS if self._gpu is None else self._gpu.device.times()
+        return self._clocks.picture(Gauges() if run is None else run.gauges(), self._plan.prefetch_bytes, streams)
 
     def state_dict(self, cursor: Cursor | None = None) -> dict[str, Any]:
         """Return plain values that `json.dumps` takes, from which `load_state_dict` resumes.
@@ -328,7 +332,7 @@ class Loader:
                 self._tuner.pause()
 
     def _first_plan(self, readers: int | None, transformers: int | None, prefetch_bytes: int | None) -> Plan:
-        cores = usable_cores()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         plan = Plan(
             readers=min(cores, MAX_DEFAULT_READERS) if readers is None else readers,
             transformers=min(cores, 4) if transformers is None else transformers,
@@ -366,20 +370,6 @@ class Loader:
             "shuffle": self._shuffle,
             "drop_last": self._drop_last,
         }
-
-
-def _check_arguments(recipe: Recipe, batch_size: int, seed: int, rank: int, world_size: int) -> None:
-    if not isinstance(recipe, Recipe):
-        raise RecipeError(f"recipe: expected a Recipe, found {recipe!r}; Recipe.load reads a saved one")
-    for name, number in (("batch_size", batch_size), ("seed", seed), ("rank", rank), ("world_size", world_size)):
-        if not isinstance(number, Integral):
-            raise ValueError(f"{name}: expected a whole number, found {number!r}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1 row, found {batch_size!r}")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed: expected 0 to 2**64 - 1, found {seed!r}")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank: expected 0 to world_size - 1, found rank {rank!r} of world_size {world_size!r}")
 
 
 def _checked_placement(value: Any, on_gpu: bool) -> Placement | None:

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from intune_gpu.engine.gpu.clock import StreamClock
 from intune_gpu.engine.gpu.device import DeviceMemoryError
+from intune_gpu.engine.stages import StreamTimes
 from intune_gpu.kernels.launching import THREADS, Kernel, grid, tiles_of
 
 EMULATED_THREADS = 3
@@ -38,6 +40,21 @@ def emulate(kernel: Kernel, blocks: tuple[int, int], arguments: Sequence[Any]) -
         for thread in range(EMULATED_THREADS):
             for phase in kernel.phases:
                 phase(*arguments, f, thread, EMULATED_THREADS)
+
+
+class HostEvent:
+    """A timed moment on a stream of a `HostDevice`, whose clock goes on by a millisecond with each piece of work."""
+
+    def __init__(self) -> None:
+        self.at_ms: int | None = None
+
+    def query(self) -> bool:
+        return self.at_ms is not None
+
+    def elapsed_time(self, end: HostEvent, /) -> float:
+        assert self.at_ms is not None
+        assert end.at_ms is not None
+        return float(end.at_ms - self.at_ms)
 
 
 class HostMark:
@@ -76,6 +93,8 @@ class HostDevice:
         self._copied = self._copies_given = 0
         self._held: list[torch.Tensor] = []
         self._lock = threading.RLock()
+        self.copied_ms = self.transformed_ms = 0
+        self._copy_clock, self._transform_clock = StreamClock(self._time_copies), StreamClock(self._time_transforms)
 
     def pinned(self, nbytes: int) -> torch.Tensor:
         return _aligned(nbytes)
@@ -93,16 +112,24 @@ class HostDevice:
         return there.copy_(host.reshape(-1)).view(host.shape)
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        def work() -> None:
+            target.copy_(source)
+            self.copied_ms += 1
+
+        self._copy_clock.begin()
         with self._lock:
             self.copies += 1
-            self._copies_given += 1
-            self._copies.append(lambda: target.copy_(source))
+            self._give_copies(work)
+        self._copy_clock.end()
+        self._transform_clock.begin()
         self._maybe_work()
 
     def transform(self, work: Callable[[], object]) -> None:
-        with self._lock:
-            self.given += 1
-            self._transforms.append((self._copies_given, work))
+        def timed() -> None:
+            work()
+            self.transformed_ms += 1
+
+        self._give_transforms(timed)
         self._maybe_work()
 
     def launch(self, kernel: Kernel, rows: int, features: int, *arguments: Any) -> None:
@@ -114,6 +141,7 @@ class HostDevice:
         """The caller's own stream has done everything."""
 
     def mark(self) -> HostMark:
+        self._transform_clock.end()
         return HostMark(self, self.given)
 
     def used_by_current_stream(self, tensor: torch.Tensor) -> None:
@@ -121,6 +149,29 @@ class HostDevice:
 
     def free_bytes(self) -> int:
         return self._room_bytes or 1 << 40
+
+    def times(self) -> StreamTimes:
+        return StreamTimes(self._transform_clock.seconds(), self._copy_clock.seconds())
+
+    def _time_copies(self, used: HostEvent | None) -> HostEvent:
+        event = _again(used)
+        self._give_copies(lambda: setattr(event, "at_ms", self.copied_ms))
+        return event
+
+    def _time_transforms(self, used: HostEvent | None) -> HostEvent:
+        event = _again(used)
+        self._give_transforms(lambda: setattr(event, "at_ms", self.transformed_ms))
+        return event
+
+    def _give_copies(self, work: Callable[[], Any]) -> None:
+        with self._lock:
+            self._copies_given += 1
+            self._copies.append(work)
+
+    def _give_transforms(self, work: Callable[[], Any]) -> None:
+        with self._lock:
+            self.given += 1
+            self._transforms.append((self._copies_given, work))
 
     def work_until(self, place: int) -> None:
         """Let both streams work, in some order, until the transform stream has done so much."""
@@ -143,6 +194,12 @@ class HostDevice:
         elif may_transform:
             self._transforms.popleft()[1]()
             self.done += 1
+
+
+def _again(used: HostEvent | None) -> HostEvent:
+    event = HostEvent() if used is None else used
+    event.at_ms = None
+    return event
 
 
 def _aligned(nbytes: int) -> torch.Tensor:

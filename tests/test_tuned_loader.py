@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import signal
 import threading
 import time
@@ -20,6 +21,7 @@ import intune_gpu as ig
 from intune_gpu.engine import order
 from intune_gpu.engine.pipeline import Pipeline
 from intune_gpu.loader import Loader
+from intune_gpu.telemetry.host import Host
 from intune_gpu.tuner.controller import Controller
 from intune_gpu.tuner.decisions import read_decisions
 from tests import conformance
@@ -182,19 +184,19 @@ def test_what_is_asked_of_the_tuner(parquet: Path) -> None:
         assert (loader.plan.readers, loader.plan.transformers) == (3, 1)
 
 
-def test_limits_are_what_chunks_cores_and_memory_leave(parquet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(3)))
+def test_limits_are_what_chunks_cores_and_memory_leave(parquet: Path) -> None:
+    cores = Host().size().cores
     with Loader(parquet, conformance.RECIPE, batch_size=64, shuffle=True) as loader:
         limits = loader.limits
-        assert limits.cores[0] == 3
+        assert limits.cores[0] == cores
         assert limits.max_readers[0] == len(loader.source.chunks) == 12
-        assert limits.max_transformers[0] == 6
+        assert limits.max_transformers[0] == math.ceil(2 * cores)
         assert limits.has_gpu[0] == 0
         least = loader.min_prefetch_bytes(4, 3)
         loader.apply(replace(loader.plan, readers=1, transformers=1, prefetch_bytes=least))
         most = loader.limits
         assert 1 < most.max_readers[0] <= 12
-        assert 1 < most.max_transformers[0] <= 6
+        assert 1 < most.max_transformers[0] <= 2 * cores + 1
         loader.apply(replace(loader.plan, readers=int(most.max_readers[0]), transformers=int(most.max_transformers[0])))
         loader.apply(ig.Plan(1, 1, loader.min_prefetch_bytes(1, 1)))
         assert (loader.limits.max_readers[0], loader.limits.max_transformers[0]) == (1, 1)

@@ -3,8 +3,9 @@
 Usage: python tools/setup.py run|test|fuzz
 
 `run` is what the package can use on this machine; `test` adds the tools; `fuzz` adds atheris. Package names and
-versions come from pyproject.toml; what it cannot say is said here: the CPU or the CUDA stack, and which versions of
-torch, TorchRec and fbgemm belong together. The Makefile's help lists the variables that are read from the environment.
+versions come from pyproject.toml; intune_gpu/core/pairing.py says which versions of torch, TorchRec and fbgemm belong
+together, and this file what the CPU and the CUDA stack are. The Makefile's help lists the variables that are read from
+the environment.
 """
 
 import csv
@@ -12,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -27,12 +29,9 @@ if not (3, 11) <= sys.version_info[:2] <= (3, 13):  # an older one must get this
 import tomllib  # since 3.11
 
 ROOT = Path(__file__).resolve().parent.parent
-# torch: (torch, TorchRec, fbgemm). A TorchRec fails at import with any other torch.
-TRIPLES = {
-    "2.11": ("2.11.0", "1.6.1", "1.6.0"),
-    "2.12": ("2.12.0", "1.7.0", "1.7.0"),
-    "2.13": ("2.13.0", "1.8.0", "1.8.0"),
-}
+# torch: (torch, TorchRec, fbgemm) that belong together; the file stands alone, since nothing is installed yet.
+PAIRING = ROOT / "intune_gpu" / "core" / "pairing.py"
+TRIPLES: dict[str, tuple[str, str, str]] = runpy.run_path(str(PAIRING))["TRIPLES"]
 
 
 # What a level has besides the stack; each holds those before it.
@@ -186,7 +185,8 @@ def main(level: str) -> None:
     device, torch, index_url = find_device(), find_torch(), os.environ.get("TORCH_INDEX", "")
     stack = f"{device}, torch {torch}, Python {sys.version_info.major}.{sys.version_info.minor}"
     index = hashlib.sha256(index_url.encode()).hexdigest() if index_url else ""  # a url may hold a password
-    key = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + Path(__file__).read_bytes()).hexdigest()
+    said = (ROOT / "pyproject.toml", Path(__file__), PAIRING)
+    key = hashlib.sha256(b"".join(path.read_bytes() for path in said)).hexdigest()
     env = Environment(ROOT / ".venv" if own else Path(os.environ["VENV"]).absolute(), stack, index)
     env.read()
     if env.is_ready(level, key):

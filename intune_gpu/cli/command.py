@@ -6,13 +6,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from intune_gpu.cli.config import PROG, Command, ExplainConfig, InspectConfig, RecipeConfig, parse
+from intune_gpu.cli.config import PROG, Command, DoctorConfig, ExplainConfig, InspectConfig, RecipeConfig, parse
 from intune_gpu.core.errors import IntuneError
 from intune_gpu.train.stop import Terminated
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, 2 for what the user has to mend, 130 for Ctrl-C, 143 for SIGTERM to `synth`.
+
+    `doctor` returns 1 where it found a fault.
 
     Args:
         arguments: those of the process, unless given.
@@ -44,6 +46,15 @@ def _run(command: Command) -> int:
         from intune_gpu.cli import explain
 
         return explain.run(command)
+    if isinstance(command, DoctorConfig):
+        try:
+            from intune_gpu.cli import doctor
+        except ImportError as error:
+            raise IntuneError(
+                f"doctor: expected packaging, psutil and rich, with which it looks, found that {error.name} cannot be "
+                f"imported ({error}); pip install packaging psutil rich"
+            ) from error
+        return doctor.run(command)
     from intune_gpu.cli import synth
 
     return synth.run(command)

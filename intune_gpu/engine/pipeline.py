@@ -74,6 +74,7 @@ class Pipeline(Generic[T]):
         if not self._running:
             self._start(asked)
         try:
+            state.clocks.waiting_since_s = asked
             while True:
                 with state.lock:
                     if state.stopping:
@@ -88,6 +89,7 @@ class Pipeline(Generic[T]):
                 state.news.get()
         finally:
             now = perf_counter()
+            state.clocks.waiting_since_s = None
             state.clocks.exposed_wait_s += now - asked
             state.clocks.elapsed_s += now - self._mark_s
             self._mark_s = now

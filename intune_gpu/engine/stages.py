@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from time import perf_counter
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,9 @@ class LoaderStats:
         prefetch_bytes: the budget for them.
         queue_fill_pct: `in_flight_bytes` as a share of the budget.
         peak_in_flight_bytes: the most that was in flight.
+        gpu_transform_s: time of the GPU's transform stream, from the first to the last work of each batch and of each
+            chunk of text, by CUDA events; None where batches stay in host memory.
+        gpu_copy_s: time of its copy stream, likewise.
     """
 
     rows: int = 0
@@ -54,6 +58,8 @@ class LoaderStats:
     prefetch_bytes: int = 0
     queue_fill_pct: float = 0.0
     peak_in_flight_bytes: int = 0
+    gpu_transform_s: float | None = None
+    gpu_copy_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,17 @@ class Gauges:
     in_flight_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class StreamTimes:
+    """How long the streams of a device worked; named as in `LoaderStats`, and None where there is no device."""
+
+    gpu_transform_s: float | None = None
+    gpu_copy_s: float | None = None
+
+
+NO_STREAMS = StreamTimes()
+
+
 @dataclass(slots=True)
 class StageClock:
     """Sums over all workers of one stage; whoever adds holds the pipeline's lock."""
@@ -78,7 +95,12 @@ class StageClock:
 
 @dataclass(slots=True)
 class Clocks:
-    """Everything that a loader counts; it outlives the epochs."""
+    """Everything that a loader counts; it outlives the epochs.
+
+    Attributes:
+        waiting_since_s: when the wait began in which the consumer stands, on `perf_counter`; None while it does not.
+            Its thread sets it to None before it adds the wait, so that nobody counts one twice.
+    """
 
     read: StageClock = field(default_factory=StageClock)
     transform: StageClock = field(default_factory=StageClock)
@@ -88,18 +110,21 @@ class Clocks:
     elapsed_s: float = 0.0
     exposed_wait_s: float = 0.0
     peak_in_flight_bytes: int = 0
+    waiting_since_s: float | None = None
 
-    def picture(self, gauges: Gauges, prefetch_bytes: int) -> LoaderStats:
+    def picture(self, gauges: Gauges, prefetch_bytes: int, streams: StreamTimes = NO_STREAMS) -> LoaderStats:
         """Return these sums and what is held now as one frozen value."""
-        elapsed = self.elapsed_s
+        elapsed, waited, since = self.elapsed_s, self.exposed_wait_s, self.waiting_since_s
+        waits = 0.0 if since is None else max(0.0, perf_counter() - since)
+        elapsed, waited = elapsed + waits, waited + waits
         return LoaderStats(
             rows=self.rows,
             batches=self.batches,
             bad_rows=self.bad_rows,
             elapsed_s=elapsed,
             rows_per_s=self.rows / elapsed if elapsed else 0.0,
-            exposed_wait_s=self.exposed_wait_s,
-            exposed_wait_pct=100.0 * self.exposed_wait_s / elapsed if elapsed else 0.0,
+            exposed_wait_s=waited,
+            exposed_wait_pct=100.0 * waited / elapsed if elapsed else 0.0,
             read_rows=self.read.rows,
             read_busy_s=self.read.busy_s,
             read_wait_s=self.read.wait_s,
@@ -114,4 +139,6 @@ class Clocks:
             prefetch_bytes=prefetch_bytes,
             queue_fill_pct=100.0 * gauges.in_flight_bytes / prefetch_bytes,
             peak_in_flight_bytes=self.peak_in_flight_bytes,
+            gpu_transform_s=streams.gpu_transform_s,
+            gpu_copy_s=streams.gpu_copy_s,
         )

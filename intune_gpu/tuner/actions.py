@@ -84,7 +84,7 @@ def _times(count: Numbers, factor: Numbers) -> Numbers:
 
 
 def _shifted(share: Numbers, odds: Numbers) -> Numbers:
-    inside = np.clip(share, _EDGE / 2, 1 - _EDGE / 2)
+    inside = np.clip(share, 0.6 * _EDGE, 1 - 0.6 * _EDGE)
     ratio = inside / (1 - inside) * odds
     moved = ratio / (1 + ratio)
     return np.where(moved < _EDGE, 0.0, np.where(moved > 1 - _EDGE, 1.0, moved))

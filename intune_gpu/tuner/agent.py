@@ -19,6 +19,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.utils import skip_init
 
 from intune_gpu.tuner import actions
 from intune_gpu.tuner.baselines import default_plans
@@ -53,13 +54,13 @@ class AgentConfig:
         seed: of everything.
     """
 
-    hidden: int = 128
+    hidden: int = 160
     gamma: float = 0.0
     n_step: int = 1
     all_actions: bool = True
     machines: int = 512
     steps: int = 120
-    episodes: int = 60
+    episodes: int = 40
     batch: int = 1024
     updates: int = 4
     memory: int = 400_000
@@ -76,22 +77,33 @@ class AgentConfig:
 
 
 class Net(nn.Module):
-    """From an observation to the value of each action: F -> hidden -> hidden -> A."""
+    """From an observation to the value of each action: F -> hidden -> hidden -> A. Its weights begin as zeros.
+
+    torch's own start of a layer would draw from the global generator, which belongs to the training beside.
+    """
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(len(FEATURES), hidden),
+            _layer(len(FEATURES), hidden),
             nn.ReLU(),
-            nn.Linear(hidden, hidden),
+            _layer(hidden, hidden),
             nn.ReLU(),
-            nn.Linear(hidden, len(actions.ACTIONS)),
+            _layer(hidden, len(actions.ACTIONS)),
         )
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.zero_()
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Return (B, A) values of (B, F) observations, as shares of the oracle's rows/s."""
         values = self.layers(values)
         return values
+
+
+def _layer(inputs: int, outputs: int) -> nn.Linear:
+    layer: nn.Linear = skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
+    return layer
 
 
 class Agent:
@@ -114,7 +126,8 @@ class Agent:
         for name, here in _tables().items():
             if header.get(name) != here:
                 raise ValueError(
-                    f"{path}: expected weights for these {name}: {here}, found {header.get(name)}; train anew"
+                    f"{path}: expected weights for the {name} of this version, found others; train anew with "
+                    "python -m intune_gpu.tuner.pretrain"
                 )
         config = AgentConfig(**{**json.loads(header["config"]), "explore": (0.0, 0.0)})
         net = Net(config.hidden)
@@ -313,7 +326,7 @@ def _random_plans(limits: Limits, rng: np.random.Generator) -> Plans:
 
 
 def _initialise(net: Net, rng: torch.Generator) -> None:
-    """Start from the seed's own weights: torch's global generator belongs to the training beside."""
+    """Draw the first weights, as torch would, from the seed's own generator."""
     with torch.no_grad():
         for layer in net.layers:
             if isinstance(layer, nn.Linear):

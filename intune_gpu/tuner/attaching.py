@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -11,11 +12,12 @@ import numpy as np
 from intune_gpu.core.columns import ChunkInfo
 from intune_gpu.core.errors import MissingPackageError
 from intune_gpu.core.plan import MAX_WORKERS
+from intune_gpu.telemetry import Telemetry, Totals
 from intune_gpu.tuner.controller import Controller, Pace, Tuned
 from intune_gpu.tuner.decisions import DecisionLog
 from intune_gpu.tuner.policies import by_name
 from intune_gpu.tuner.policy import Policy
-from intune_gpu.tuner.pulse import Pulse, Taken, Totals, WholeBatches
+from intune_gpu.tuner.pulse import Taken, WholeBatches
 from intune_gpu.tuner.seen import Limits
 
 OFF = "off"
@@ -44,6 +46,7 @@ def attach(
     seed: int,
     *,
     start: bool,
+    gpu: int | None,
 ) -> Controller | None:
     """Return what tunes a loader, or None where nothing is to.
 
@@ -55,6 +58,7 @@ def attach(
         batch_size: rows of a batch.
         seed: of the policy.
         start: whether it begins with the policy's own plan.
+        gpu: on which batches are made, as CUDA counts it; None for none.
 
     Raises:
         ValueError: there is no such policy, or the time is not one.
@@ -65,7 +69,7 @@ def attach(
     if tuner is None or tuner == OFF:
         return None
     policy = policy_of(tuner) if isinstance(tuner, str) else tuner
-    beat = WholeBatches(Pulse(target.stats, usable_cores()), target.stats)
+    beat = WholeBatches(Telemetry(target.stats, () if gpu is None else gpu), target.stats)
     pace = Pace.every(every_s, batch_size)
     return Controller(target, policy, beat, pace, DecisionLog(decisions), seed=seed % 2**32, start=start)
 
@@ -91,6 +95,7 @@ def limits_of(
     prefetch_bytes: int,
     least_bytes: Callable[[int, int], int],
     has_gpu: bool,
+    cores: float,
 ) -> Limits:
     """Return between what the knobs of one loader may move.
 
@@ -99,21 +104,17 @@ def limits_of(
         prefetch_bytes: its budget.
         least_bytes: the smallest budget for so many (readers, transformers); it grows by as much with each of them.
         has_gpu: whether features may be made on a GPU.
+        cores: that this process may keep busy.
     """
-    cores, least = usable_cores(), least_bytes(1, 1)
+    least = least_bytes(1, 1)
     reader, transformer = least_bytes(2, 1) - least, least_bytes(1, 2) - least
     at_once = len({info.stream for info in chunks if info.stream is not None})
     at_once += sum(info.stream is None for info in chunks)
     room = max(0, prefetch_bytes - least)
-    transformers = min(MAX_WORKERS, _TRANSFORMERS_A_CORE * cores, 1 + room // max(1, transformer))
+    transformers = min(MAX_WORKERS, math.ceil(_TRANSFORMERS_A_CORE * cores), 1 + room // max(1, transformer))
     # Both at their most fit together: half of the room is kept for what the readers need.
     if transformers > 1:
         transformers = max(1, min(transformers, 1 + room // 2 // max(1, transformer)))
     room -= (transformers - 1) * transformer
     readers = min(MAX_WORKERS, max(1, at_once), 1 + room // max(1, reader))
     return Limits(*(np.array([value], np.float64) for value in (cores, readers, transformers, has_gpu)))
-
-
-def usable_cores() -> int:
-    """Return the cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,7 +7,7 @@ import numpy as np
 from intune_gpu.tuner import actions
 from intune_gpu.tuner.observing import FEATURES, Observer
 from intune_gpu.tuner.policy import Told
-from intune_gpu.tuner.seen import Limits, Plans, Seen
+from intune_gpu.tuner.seen import Limits, Numbers, Plans, Seen
 
 DEFAULT_READERS, DEFAULT_TRANSFORMERS = 16, 4
 _NAMES = [feature.name for feature in FEATURES]
@@ -123,10 +123,12 @@ class ProfileAndSearch:
     """Profiles a few steps, solves once with linear scaling, and profiles again when rows/s change (Plumber's way).
 
     After Kuchnik et al., "Plumber: Diagnosing and Removing Performance Bottlenecks in Machine Learning Data Pipelines"
-    (MLSys 2022): each stage's rate is its workers times what one gave, and cores go to the slowest stage.
+    (MLSys 2022): each stage's rate is its workers times what one gave, and cores go to the slowest stage. It profiles
+    with a quarter of the cores a stage, so that threads do not wait for each other; all on the CPU, and then, where
+    there is a GPU, all there.
 
     Args:
-        profile: steps that are averaged.
+        profile: steps of each profile that are averaged, behind one that is not.
         change: of the rows/s, as a share, that starts it again when it lasts for two steps.
     """
 
@@ -136,40 +138,57 @@ class ProfileAndSearch:
         self._profile, self._change = profile, change
 
     def begin(self, limits: Limits, seed: int = 0) -> Plans:
-        """Return the loader's own defaults."""
+        """Return the first plans to profile."""
         count = len(limits.cores)
         self._limits = limits
-        self._steps = np.zeros(count)
-        self._sums = np.zeros((4, count))
+        self._step = np.zeros(count)
+        self._sums: Numbers = np.zeros((2, 4, count))
         self._settled = np.full(count, np.nan)
         self._off = np.zeros(count)
-        self._told = Told("stay")
-        return default_plans(limits)
+        self._told = Told("profile")
+        return self._profiled(np.zeros(count))
 
     def next(self, seen: Seen) -> Plans:
         """Profile, solve or watch, each machine for itself."""
-        self._off = np.where(np.abs(np.log(seen.rows_per_s / self._settled)) > self._change, self._off + 1, 0.0)
-        again = self._off >= 2
-        self._settled[again], self._steps[again], self._off[again] = np.nan, 0, 0
-        self._sums[:, again] = 0
-        profiling = self._steps < self._profile
+        each = self._profile + 1
+        on_gpu = self._step >= each
+        kept = (self._step < 2 * each) & (self._step % each > 0)
         demand = seen.rows_per_s / np.maximum(1.0 - seen.wait, 0.05)
-        self._sums += np.where(profiling, np.stack([seen.read_s, seen.transform_s, demand, np.ones_like(demand)]), 0.0)
-        self._steps += 1
-        solves = self._steps == self._profile
-        settles = (self._steps == self._profile + 2) & np.isnan(self._settled)
-        self._settled = np.where(settles, seen.rows_per_s, self._settled)
-        self._told = Told("search" if solves[0] else "stay")
-        return self._solved(seen).where(solves, seen.plans)
+        told = np.stack([seen.read_s, seen.transform_s, demand, np.ones_like(demand)])
+        for profile, here in enumerate((~on_gpu, on_gpu)):
+            self._sums[profile] += np.where(kept & here, told, 0.0)
+        self._step += 1
+        ends = 2 * each
+        watching = self._step > ends + 2
+        self._settled = np.where(self._step == ends + 2, seen.rows_per_s, self._settled)
+        off = watching & (np.abs(np.log(seen.rows_per_s / self._settled)) > self._change)
+        self._off = np.where(off, self._off + 1, 0.0)
+        again = self._off >= 2
+        self._step[again], self._off[again] = 0, 0
+        self._sums[:, :, again] = 0
+        solves = self._step == ends
+        self._told = Told("search" if solves[0] else "profile" if self._step[0] < ends else "stay")
+        profiled = self._profiled((self._step >= each).astype(np.float64))
+        return self._solved().where(solves, profiled.where(self._step < ends, seen.plans))
 
-    def _solved(self, seen: Seen) -> Plans:
-        read_s, transform_s, demand = self._sums[:3] / np.maximum(self._sums[3], 1)
+    def _profiled(self, share: Numbers) -> Plans:
+        quarter = np.maximum(np.floor(self._limits.cores / 4), 1)
+        return self._limits.clip(Plans(quarter, quarter, share))
+
+    def _solved(self) -> Plans:
+        """Return the plans of the highest rate: what cores, the trainer and its contention allow, for five shares."""
+        (read_s, cpu_s, demand, _), (_, gpu_s, beside, _) = self._sums[:, :4] / np.maximum(self._sums[:, 3:], 1)
         free = np.maximum(self._limits.cores - 1, 1)
-        share = 0.5 * self._limits.has_gpu  # nothing that was profiled tells more than half and half
-        work_s = transform_s * (1.0 - share) / np.maximum(1.0 - seen.plans.share, 0.25)
-        rate = np.minimum(demand * 1.1, free / (read_s + work_s))
-        return self._limits.clip(Plans(np.ceil(rate * read_s), np.ceil(rate * work_s), share))
+        best, plans = np.zeros_like(read_s), self._profiled(np.zeros_like(read_s))
+        for share in np.linspace(0, 1, 5):
+            transform_s = (1 - share) * cpu_s + share * gpu_s
+            rate = np.minimum(free / np.maximum(read_s + transform_s, 1e-12), (1 - share) * demand + share * beside)
+            rate *= np.where((share > 0) & (self._limits.has_gpu == 0), 0.0, 1.0)
+            made = Plans(np.ceil(rate * read_s), np.ceil(rate * transform_s), np.full_like(rate, share))
+            plans = made.where(rate > best, plans)
+            best = np.maximum(best, rate)
+        return self._limits.clip(plans)
 
     def told(self) -> Told:
-        """Return whether it solved."""
+        """Return what it is at."""
         return self._told

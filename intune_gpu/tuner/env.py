@@ -106,7 +106,7 @@ class PipelineEnv(gymnasium.Env[Values, np.int64]):
     the best plan seen. `action_masks()` says which would change something within the limits.
 
     ## Observation space
-    `Box` of the 38 float32 numbers of `observing.FEATURES`, each with its range and unit there. What a machine cannot
+    `Box` of the 41 float32 numbers of `observing.FEATURES`, each with its range and unit there. What a machine cannot
     tell is 0, and its `tells_` flag is 0.
 
     ## Rewards

@@ -161,7 +161,7 @@ def _first(rng: np.random.Generator, count: int, prior: Prior) -> tuple[Machine,
 
 def _kinds(rng: np.random.Generator, now: Machine) -> npt.NDArray[np.int64]:
     """Draw what happens next; the milder kinds less often, so that drift matters."""
-    chance = np.array([0.24, 0.08, 0.16, 0.14, 0.14, 0.1, 0.04, 0.04, 0.06])
+    chance = np.array([0.26, 0.08, 0.14, 0.16, 0.12, 0.14, 0.03, 0.03, 0.04])
     kinds = rng.choice(len(DRIFTS), len(now), p=chance)
     returned = (kinds == DRIFTS.index("cores given back")) & (now.taken_cores < 0.05 * now.cores)
     kinds[returned] = DRIFTS.index("cores taken")
@@ -171,14 +171,14 @@ def _kinds(rng: np.random.Generator, now: Machine) -> npt.NDArray[np.int64]:
 
 
 def _drifted(rng: np.random.Generator, now: Machine, first: Machine, kinds: npt.NDArray[np.int64]) -> Machine:
-    much = np.exp(rng.uniform(np.log(2.0), np.log(10.0), len(now)))
+    much = np.exp(rng.uniform(np.log(2.0), np.log(12.0), len(now)))
 
     def by(*names: str) -> Numbers:
         return np.where(np.isin(kinds, [DRIFTS.index(name) for name in names]), much, 1.0)
 
     wider, reads, transforms = by("wider rows"), by("dearer reads", "wider rows"), by("dearer transforms", "wider rows")
     tenant, model = by("GPU co-tenant"), by("slower model") / by("faster model")
-    taken = np.where(kinds == 0, np.maximum(now.taken_cores, rng.uniform(0.4, 0.85, len(now)) * now.cores), 0.0)
+    taken = np.where(kinds == 0, np.maximum(now.taken_cores, rng.uniform(0.45, 0.9, len(now)) * now.cores), 0.0)
     kept = np.where(kinds == 1, 0.0, now.taken_cores)
     return replace(
         now,

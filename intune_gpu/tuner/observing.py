@@ -67,6 +67,9 @@ FEATURES = (
     Feature("slow_rate", -FAR, FAR, "log", "rows/s, smoothed, by rows/s"),
     Feature("slow_read_s", -FAR, FAR, "log", "a reader's seconds a row, smoothed, by the last ones"),
     Feature("slow_transform_s", -FAR, FAR, "log", "a transformer's likewise"),
+    Feature("readers_paid", -2, 2, "log / log", "what readers last brought: rows/s gained by readers added, fading"),
+    Feature("transformers_paid", -2, 2, "log / log", "transformers likewise"),
+    Feature("share_paid", -FAR, FAR, "log", "the GPU's share likewise, of all of it"),
     Feature("rested", 0, 1, "steps / 20", "steps since the plan last changed"),
     Feature("tells_busy_cores", 0, 1, "flag", "the signal is there; 0 in its place if not"),
     Feature("tells_process_cores", 0, 1, "flag", "likewise"),
@@ -104,6 +107,7 @@ class Observer:
         self._best_rate = np.zeros(len(limits.cores))
         self._best: Plans | None = None
         self._rested = np.zeros(len(limits.cores))
+        self._paid: Numbers = np.zeros((3, len(limits.cores)))
 
     @property
     def best(self) -> Plans | None:
@@ -117,6 +121,7 @@ class Observer:
         kept = seen.plans.same(last.plans)
         self._rested = np.where(kept, self._rested + 1, 0.0)
         self._remember(seen, slow, kept)
+        self._paid = _paid(self._paid, seen, last, self._slow or seen)
         assert self._best is not None
         model, model_rate, machine = model_plans(slow)
         after = outcomes(seen.plans, model, self._best, self._limits)
@@ -176,11 +181,27 @@ class Observer:
             _log(slow.rows_per_s, rate),
             _log(slow.read_s, seen.read_s),
             _log(slow.transform_s, seen.transform_s),
+            *self._paid,
             self._rested / 20,
             *told,
         )
         values = np.nan_to_num(np.stack(columns, axis=1), nan=0.0).astype(np.float32)
         return np.asarray(np.clip(values, LOWS, HIGHS))
+
+
+def _paid(before: Numbers, seen: Seen, last: Seen, slow: Seen) -> Numbers:
+    """Return what each knob brought when it was last moved: (knobs, machines), fading by a fiftieth a step."""
+    gained = _log(seen.rows_per_s, slow.rows_per_s)  # against the plan before, with its noise averaged
+    moved = np.stack(
+        [
+            _log(seen.plans.readers, last.plans.readers),
+            _log(seen.plans.transformers, last.plans.transformers),
+            seen.plans.share - last.plans.share,
+        ]
+    )
+    far = np.abs(moved) > 0.05
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(far, np.clip(gained / moved, -2, 2), before * 0.98)
 
 
 def _log(above: Numbers, below: Numbers) -> Numbers:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,9 @@ import pytest
 from intune_gpu.core.errors import DataError
 from intune_gpu.core.placement import Placement
 from intune_gpu.core.plan import Plan
-from intune_gpu.core.signals import HostSignals
 from intune_gpu.tuner.decisions import DecisionLog, plan_from, plan_json, read_decisions
-from intune_gpu.tuner.pulse import Pulse, WholeBatches, together
-from intune_gpu.tuner.seen import of_signals
-from tests.tuner.live import Beats, limits, signals
+from intune_gpu.tuner.pulse import WholeBatches, together
+from tests.tuner.live import Beats, signals
 
 
 def test_a_line_cut_short_at_the_end_is_left_out_one_in_between_is_refused(tmp_path: Path) -> None:
@@ -66,35 +65,23 @@ def test_a_plan_comes_back_from_its_line(placement: Placement | None, tmp_path: 
         plan_from({"readers": 1, "wings": 2})
 
 
-# --- signals out of a loader's totals --------------------------------------------------------------------------------
+# --- spans -----------------------------------------------------------------------------------------------------------
 
 
 class Sums:
-    """A loader's totals, made up."""
+    """What a loader gave out, made up."""
 
-    def __init__(self, scale: float) -> None:
-        self.rows, self.elapsed_s, self.exposed_wait_s = int(1000 * scale), 2.0 * scale, 0.5 * scale
-        self.read_rows, self.read_busy_s, self.read_wait_s = int(1200 * scale), 1.0 * scale, 3.0 * scale
-        self.transform_rows, self.transform_busy_s, self.transform_wait_s = int(1100 * scale), 1.5 * scale, scale
-        self.readers, self.transformers, self.ready_windows, self.ready_batches = 2, 3, 1, 4
-        self.in_flight_bytes, self.prefetch_bytes = 60, 240
+    def __init__(self, scale: int) -> None:
+        self.rows, self.elapsed_s, self.exposed_wait_s = 1000 * scale, 2.0 * scale, 0.5 * scale
 
 
-def test_signals_are_what_happened_since_the_last_ones() -> None:
-    sums = [Sums(1), Sums(3), Sums(3), Sums(4)]
-    times = iter((10.0, 15.0, 16.0, 18.5))
-    pulse = Pulse(lambda: sums.pop(0), cores=2, clock=lambda: next(times))
-    first, idle, last = pulse.take(), pulse.take(), pulse.take()
-    assert (first.rows, first.span_s, first.rows_per_s, first.exposed_wait_pct) == (2000, 5.0, 400.0, 20.0)
-    assert (first.read.rows, first.read.busy_s, first.read.wait_s, first.read.workers) == (2400, 2.0, 6.0, 2)
-    assert (first.transform.rows, first.transform.workers, first.host) == (2200, 3, HostSignals(2))
-    assert (idle.rows, idle.rows_per_s, idle.exposed_wait_pct) == (0, 0.0, 0.0)
-    both = together(first, last)
-    assert (both.rows, both.span_s, both.rows_per_s, both.read.busy_s, both.at_s) == (3000, 7.5, 400.0, 3.0, 18.5)
-    seen = of_signals(first, Plan(2, 3), limits())
-    assert (seen.read_s[0], seen.read_busy[0], seen.fill[0]) == (2.0 / 2400, 0.25, 0.25)
-    assert math.isnan(seen.busy_cores[0])
-    assert together(signals(1.0), signals(3.0)).rows_per_s == 2.0
+def test_two_spans_are_one() -> None:
+    first, second = signals(1000.0, 20.0), replace(signals(3000.0, 60.0), span_s=3.0, rows=9000, gpu_copy_s=0.5)
+    both = together(first, second)
+    assert (both.rows, both.span_s, both.rows_per_s, both.exposed_wait_pct) == (10_000, 4.0, 2500.0, 50.0)
+    assert (both.read.rows, both.read.busy_s, both.read.wait_s, both.read.workers) == (2000, 1.0, 1.0, 1)
+    assert both.gpu_copy_s is None  # one of them could not tell
+    assert together(replace(first, gpu_copy_s=0.25), second).gpu_copy_s == 0.75
 
 
 def test_spans_go_from_batch_to_batch() -> None:

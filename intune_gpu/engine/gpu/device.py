@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import torch
 
+from intune_gpu.engine.gpu.clock import StreamClock
+from intune_gpu.engine.stages import StreamTimes
 from intune_gpu.kernels.launching import Kernel, grid
 
 
@@ -92,6 +94,10 @@ class Device(Protocol):
         """Bytes that could still be allocated."""
         ...
 
+    def times(self) -> StreamTimes:
+        """Return how long each stream worked, of what is done: from a `copy` to the `mark` behind it. Never waits."""
+        ...
+
 
 class CudaMark:
     """A CUDA event."""
@@ -128,6 +134,7 @@ class CudaDevice:
         self._copies = torch.cuda.Stream(self.where, priority=0)  # type: ignore[no-untyped-call]
         self._transforms = torch.cuda.Stream(self.where, priority=0)  # type: ignore[no-untyped-call]
         self._launcher = cuda_launch.Launcher(index, self._transforms.cuda_stream)
+        self._copy_clock, self._transform_clock = _clock(self._copies), _clock(self._transforms)
 
     def pinned(self, nbytes: int) -> torch.Tensor:
         """Return (nbytes,) uint8 of page-locked host memory."""
@@ -154,8 +161,11 @@ class CudaDevice:
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
         """Copy page-locked memory to the device."""
         with torch.cuda.stream(self._copies):
+            self._copy_clock.begin()
             target.copy_(source, non_blocking=True)
+            self._copy_clock.end()
         self._transforms.wait_stream(self._copies)
+        self._transform_clock.begin()  # behind the copy, which is no work of this stream
 
     def transform(self, work: Callable[[], object]) -> None:
         """Do torch operations on the transform stream."""
@@ -177,6 +187,7 @@ class CudaDevice:
 
     def mark(self) -> CudaMark:
         """Return a mark behind both streams' work: the transform stream waits for every copy."""
+        self._transform_clock.end()
         return CudaMark(self._transforms.record_event(), self.where)
 
     def used_by_current_stream(self, tensor: torch.Tensor) -> None:
@@ -187,3 +198,16 @@ class CudaDevice:
         """Bytes that are free, or idle in torch's allocator."""
         free, _ = torch.cuda.mem_get_info(self.where)
         return int(free + torch.cuda.memory_reserved(self.where) - torch.cuda.memory_allocated(self.where))
+
+    def times(self) -> StreamTimes:
+        """Return the streams' times, by CUDA events."""
+        return StreamTimes(self._transform_clock.seconds(), self._copy_clock.seconds())
+
+
+def _clock(stream: torch.cuda.Stream) -> StreamClock[torch.cuda.Event]:
+    def record(event: torch.cuda.Event | None) -> torch.cuda.Event:
+        again = torch.cuda.Event(enable_timing=True) if event is None else event  # type: ignore[no-untyped-call]
+        stream.record_event(again)
+        return again
+
+    return StreamClock(record)
