@@ -25,7 +25,7 @@ class Args:
     """Measure intune_gpu against its peers on this machine, paired in one process, results checked before timing."""
 
     suite: Literal["cpu"] = "cpu"
-    """What to measure: cpu = transform, text and Parquet. gpu has flags of its own: --suite gpu --help."""
+    """What to measure: cpu = transform, text and Parquet. gpu and tuner have flags of their own: --suite gpu --help."""
     sections: tuple[Literal["transform", "text", "parquet"], ...] = ("transform", "text", "parquet")
     """Leave some out with, for instance, --sections text."""
     tiny: bool = False
@@ -119,16 +119,20 @@ def _run(task: Task, folder: Path) -> tuple[list[CaseRecord], int]:
     return ([] if status else json.loads(out.read_text(encoding="utf-8"))), status
 
 
-def wants_gpu(arguments: Sequence[str]) -> bool:
-    """Whether the suite is `gpu`, which has flags of its own and runs without tyro."""
-    return "--suite=gpu" in arguments or ("--suite", "gpu") in pairwise(arguments)
+def wants(suite: str, arguments: Sequence[str]) -> bool:
+    """Whether a suite is asked for that has flags of its own: `gpu`, which runs without tyro, or `tuner`."""
+    return f"--suite={suite}" in arguments or ("--suite", suite) in pairwise(arguments)
 
 
 if __name__ == "__main__":
-    if wants_gpu(sys.argv[1:]):
+    if wants("gpu", sys.argv[1:]):
         from bench import gpu
 
         sys.exit(gpu.main(sys.argv[1:]))
+    if wants("tuner", sys.argv[1:]):
+        from bench import tuner
+
+        sys.exit(tuner.main(tuner.parse(sys.argv[1:])))
     import tyro
 
     sys.exit(main(tyro.cli(Args, prog="python -m bench", description=Args.__doc__)))

@@ -11,6 +11,7 @@ COPY = "copy bound"
 CUPY, TORCH, COMPILED = "CuPy", "torch", "torch.compile"
 DEVICE_COPY = "device copy"
 HOST_LAUNCH, HOST_RUN, HOST_SUBMIT = "launches alone", "GpuProgram.run", "GpuProgram.run, submit"
+BEST_STATIC, RANDOM_CHANGES, SHARE = "best static plan", "random changes of the plan", "of the best static plan"
 BATCH_SIZES = "small batches beside large ones"
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from numbers import Integral
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.cursor import Cursor
-from intune_gpu.core.errors import BudgetError, IntuneError, RecipeError
+from intune_gpu.core.errors import BudgetError, IntuneError
 from intune_gpu.core.placement import ALL_ON_CPU, ALL_ON_GPU, Placement
 from intune_gpu.core.plan import Plan
 from intune_gpu.core.source import Source
@@ -25,9 +24,14 @@ from intune_gpu.engine.resume import checked_cursor, saved_state
 from intune_gpu.engine.schedule import floor_bytes
 from intune_gpu.engine.stages import NO_STREAMS, Clocks, Gauges, LoaderStats
 from intune_gpu.engine.state import Transform
-from intune_gpu.opening import open_source
+from intune_gpu.opening import check_arguments, open_source
 from intune_gpu.recipe import Recipe
 from intune_gpu.sources.files import Paths
+from intune_gpu.telemetry.host import Host
+from intune_gpu.tuner.attaching import attach, limits_of
+from intune_gpu.tuner.controller import Controller
+from intune_gpu.tuner.policy import Policy
+from intune_gpu.tuner.seen import Limits
 
 if TYPE_CHECKING:
     from intune_gpu.engine.gpu.stage import GpuStage
@@ -66,6 +70,11 @@ class Loader:
             of group names (see `groups`; `"*"` for all others) to those. By default all on the GPU.
         gpu_budget_bytes: bytes on the GPU for batches that nobody has taken and for what they are made of; by default a
             quarter of what is free.
+        tuner: who moves readers, transformers and placement while batches are taken: `"hillclimb"`, `"static"` or
+            another name of `tuner.policies`, a `Policy` of one's own, or None or `"off"`. It begins with what
+            `readers` and `transformers` say, where they do.
+        decisions: a file to which the tuner adds what it saw and did, a line of JSON each; None keeps none.
+        tuner_every_s: seconds between two of its steps.
 
     Raises:
         RecipeError: the recipe does not fit the data.
@@ -99,13 +108,17 @@ class Loader:
         index_dtype: str = "int64",
         placement: Placement | str | float | Mapping[str, str | float] | None = None,
         gpu_budget_bytes: int | None = None,
+        tuner: str | Policy | None = None,
+        decisions: str | os.PathLike[str] | None = None,
+        tuner_every_s: float = 1.0,
     ) -> None:
-        _check_arguments(recipe, batch_size, seed, rank, world_size)
+        check_arguments(recipe, batch_size, seed, rank, world_size)
         there = open_device(device)
         placed = _checked_placement(placement, there is not None)
         self._batch_size, self._shuffle, self._seed, self._drop_last = batch_size, shuffle, seed, drop_last
         self._rank, self._world_size = rank, world_size
         self._closed = False
+        self._limits: tuple[int, Limits] | None = None
         self._run: Pipeline[Any] | None = None
         self._book = BadRowBook(on_bad_row, max_bad_fraction, quarantine_dir or ".", rank, world_size)
         self._owns_source = not isinstance(data, Source)
@@ -123,6 +136,9 @@ class Loader:
         self._clocks = Clocks()
         self._next = order.epoch_start(0, self._source.rows, world_size)
         self._cursor = self._next
+        chosen = readers is not None or transformers is not None
+        index = None if there is None else there.where.index
+        self._tuner = attach(self, tuner, decisions, tuner_every_s, batch_size, seed, start=not chosen, gpu=index)
 
     def __len__(self) -> int:
         """Batches of a whole epoch for this rank."""
@@ -187,6 +203,21 @@ class Loader:
             run.apply(running)
 
     @property
+    def tuner(self) -> Controller | None:
+        """What tunes this loader, or None."""
+        return self._tuner
+
+    @property
+    def limits(self) -> Limits:
+        """Between what a plan may move: cores, the most readers and transformers, and whether there is a GPU."""
+        budget = self._plan.prefetch_bytes
+        if self._limits is None or self._limits[0] != budget:
+            cores = Host().size().cores
+            known = self._source.chunks, budget, self.min_prefetch_bytes, bool(self.groups), cores
+            self._limits = budget, limits_of(*known)
+        return self._limits[1]
+
+    @property
     def groups(self) -> tuple[str, ...]:
         """Names of the groups of features that a placement can tell apart; none where batches stay in host memory."""
         return () if self._gpu is None else self._gpu.groups
@@ -239,6 +270,8 @@ class Loader:
         """Stop all threads and close what the loader opened. May be called more than once."""
         self._closed = True
         self._end_run()
+        if self._tuner is not None:
+            self._tuner.close()
         if self._owns_source:
             self._source.close()
 
@@ -267,6 +300,8 @@ class Loader:
             for number in range(run.batches):
                 delivery = pipeline.take()
                 assert delivery is not None
+                if self._tuner is not None:
+                    self._tuner.resume()
                 made, bad, first_bad = delivery.value, delivery.bad, delivery.first_bad
                 del delivery
                 self._book.record(bad, first_bad)
@@ -293,6 +328,8 @@ class Loader:
         if ended is self._run:
             self._run = None
             self._book.close()
+            if self._tuner is not None:
+                self._tuner.pause()
 
     def _first_plan(self, readers: int | None, transformers: int | None, prefetch_bytes: int | None) -> Plan:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -333,20 +370,6 @@ class Loader:
             "shuffle": self._shuffle,
             "drop_last": self._drop_last,
         }
-
-
-def _check_arguments(recipe: Recipe, batch_size: int, seed: int, rank: int, world_size: int) -> None:
-    if not isinstance(recipe, Recipe):
-        raise RecipeError(f"recipe: expected a Recipe, found {recipe!r}; Recipe.load reads a saved one")
-    for name, number in (("batch_size", batch_size), ("seed", seed), ("rank", rank), ("world_size", world_size)):
-        if not isinstance(number, Integral):
-            raise ValueError(f"{name}: expected a whole number, found {number!r}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1 row, found {batch_size!r}")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed: expected 0 to 2**64 - 1, found {seed!r}")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank: expected 0 to world_size - 1, found rank {rank!r} of world_size {world_size!r}")
 
 
 def _checked_placement(value: Any, on_gpu: bool) -> Placement | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from numbers import Integral
 
 from intune_gpu.core.columns import LabelRange
 from intune_gpu.core.errors import DataError, RecipeError
@@ -155,3 +156,23 @@ def text_types(recipe: Recipe, *, criteo: bool = False) -> dict[str, str]:
         else:
             types[name] = "int64" if name in integers else "float64" if name in numbers else "string"
     return types
+
+
+def check_arguments(recipe: Recipe, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+    """Refuse what is wrong with a loader's arguments, whatever the data.
+
+    Raises:
+        RecipeError: the recipe is none.
+        ValueError: a number is none, or out of range.
+    """
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"recipe: expected a Recipe, found {recipe!r}; Recipe.load reads a saved one")
+    for name, number in (("batch_size", batch_size), ("seed", seed), ("rank", rank), ("world_size", world_size)):
+        if not isinstance(number, Integral):
+            raise ValueError(f"{name}: expected a whole number, found {number!r}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1 row, found {batch_size!r}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed: expected 0 to 2**64 - 1, found {seed!r}")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank: expected 0 to world_size - 1, found rank {rank!r} of world_size {world_size!r}")

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from intune_gpu.cli.config import PROG, Command, DoctorConfig, InspectConfig, RecipeConfig, parse
+from intune_gpu.cli.config import PROG, Command, DoctorConfig, ExplainConfig, InspectConfig, RecipeConfig, parse
 from intune_gpu.core.errors import IntuneError
 from intune_gpu.train.stop import Terminated
 
@@ -42,6 +42,10 @@ def _run(command: Command) -> int:
         from intune_gpu.cli import inspect
 
         return inspect.run(command)
+    if isinstance(command, ExplainConfig):
+        from intune_gpu.cli import explain
+
+        return explain.run(command)
     if isinstance(command, DoctorConfig):
         try:
             from intune_gpu.cli import doctor

@@ -77,6 +77,16 @@ class SynthConfig:
 
 
 @dataclass(frozen=True)
+class ExplainConfig:
+    """Tell what the tuner of a training run saw and did, in words and in one picture in the run's folder."""
+
+    run: tyro.conf.Positional[str | None] = None
+    """The run's folder, as in runs/20260102-030405."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON document instead of words."""
+
+
+@dataclass(frozen=True)
 class DoctorConfig:
     """Say what this machine can and cannot do: packages, GPU, limits, cache; and what to do about each fault."""
 
@@ -84,12 +94,13 @@ class DoctorConfig:
     """Print one JSON document instead of a table."""
 
 
-Command = InspectConfig | RecipeConfig | SynthConfig | DoctorConfig
+Command = InspectConfig | RecipeConfig | SynthConfig | ExplainConfig | DoctorConfig
 
 _Commands = (
     Annotated[InspectConfig, tyro.conf.subcommand("inspect", prefix_name=False)]
     | Annotated[RecipeConfig, tyro.conf.subcommand("recipe", prefix_name=False)]
     | Annotated[SynthConfig, tyro.conf.subcommand("synth", prefix_name=False)]
+    | Annotated[ExplainConfig, tyro.conf.subcommand("explain", prefix_name=False)]
     | Annotated[DoctorConfig, tyro.conf.subcommand("doctor", prefix_name=False)]
 )
 
@@ -103,10 +114,12 @@ def parse(arguments: Sequence[str]) -> Command:
     command: Command = tyro.cli(
         _Commands,
         prog=PROG,
-        description="Look at your data, write a starter recipe, make synthetic click logs, look at the machine.",
+        description="Look at your data or machine, write a starter recipe, make synthetic click logs, explain a run.",
         args=list(arguments),
     )
-    if isinstance(command, DoctorConfig):
+    if isinstance(command, ExplainConfig):
+        _require(command.run is not None, "RUN", "a run's folder, as in `intune-gpu explain runs/mine`", "none")
+    if isinstance(command, ExplainConfig | DoctorConfig):
         return command
     if isinstance(command, SynthConfig):
         _require(command.out is not None, "OUT", "the folder to make, as in `intune-gpu synth clicks`", "none")

@@ -15,6 +15,7 @@ EXTRAS = {
     "numba_cuda": "cuda",
     "cupy": "cuda",
     "nvidia.dali": "dali",
+    "matplotlib": "explain",
 }
 _MADE_TO_FIT = ("torch", "torchrec", "fbgemm_gpu")
 

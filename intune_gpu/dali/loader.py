@@ -19,6 +19,7 @@ from intune_gpu.engine.state import Transform
 from intune_gpu.loader import Loader
 from intune_gpu.recipe import Recipe
 from intune_gpu.sources.files import Paths
+from intune_gpu.tuner.policy import Policy
 
 
 class Loading(TypedDict, total=False):
@@ -37,6 +38,9 @@ class Loading(TypedDict, total=False):
     max_bad_fraction: float
     quarantine_dir: str | os.PathLike[str] | None
     index_dtype: str
+    tuner: str | Policy | None
+    decisions: str | os.PathLike[str] | None
+    tuner_every_s: float
 
 
 class DALILoader(Loader):

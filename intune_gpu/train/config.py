@@ -10,6 +10,11 @@ import tyro
 
 from intune_gpu.core.errors import IntuneError, ResumeError
 
+Tuner = Literal["rl", "model", "search", "hillclimb", "static", "off"]
+DEFAULT_TUNER: Tuner = "hillclimb"
+FALLBACK_TUNER: Tuner = "hillclimb"
+"""What tunes where the package or the weights of another one are missing."""
+
 
 class UsageError(IntuneError, ValueError):
     """A flag has a value that cannot be used here."""
@@ -60,6 +65,11 @@ class LoadingConfig:
     placement: str | None = None
     """How much of the preprocessing the GPU does: all-cpu, all-gpu, or a share from 0 to 1. By default all of it where
     the model is on a GPU. It changes speed, never a batch."""
+    tuner: Tuner = DEFAULT_TUNER
+    """Who moves readers, transformers and placement while training runs: the trained agent (rl), a model that is solved
+    again and again, profile and search, hill-climbing, nobody but with all signals logged (static), or nobody (off)."""
+    tuner_every_s: float = 1.0
+    """Seconds between two steps of the tuner."""
     gpu_budget_mib: int | None = None
     """Memory of the GPU that preprocessing may hold, in MiB. By default a share of what is free."""
 
@@ -204,6 +214,7 @@ def check(config: Config) -> None:
     _require(0.0 <= data.eval_fraction < 1.0, "--eval-fraction", "0 or more, below 1", data.eval_fraction)
     _require(0.0 <= data.max_bad_fraction <= 1.0, "--max-bad-fraction", "0 to 1", data.max_bad_fraction)
     _require(0.0 < model.lr < float("inf"), "--lr", "above 0 and finite", model.lr)
+    _require(0.0 < loading.tuner_every_s < float("inf"), "--tuner-every-s", "above 0", loading.tuner_every_s)
     _require(0 <= training.seed < 2**63, "--seed", "0 to 2**63 - 1", training.seed)
     share = share_on_gpu(loading.placement)
     _require(not share or training.device != "cpu", "--placement", "all-cpu with --device cpu", loading.placement)

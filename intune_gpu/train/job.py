@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any
 
 from intune_gpu.core.errors import DataError, IntuneError, ResumeError
@@ -15,7 +17,7 @@ from intune_gpu.core.source import Source
 from intune_gpu.loader import Loader
 from intune_gpu.recipe import Recipe
 from intune_gpu.sources.synthetic import write_click_logs
-from intune_gpu.train import checkpoint, weights
+from intune_gpu.train import checkpoint, tuning, weights
 from intune_gpu.train.checkpoint import Saved
 from intune_gpu.train.config import Config, LoadingConfig, UsageError, share_on_gpu
 from intune_gpu.train.data import SYNTHETIC_ROWS, SYNTHETIC_SEED, load_recipe, open_data, synthetic_folder
@@ -28,6 +30,7 @@ from intune_gpu.train.progress import Screen
 from intune_gpu.train.scalars import Scalars
 from intune_gpu.train.stop import sigterm_as_ctrl_c, stop_on_signals
 from intune_gpu.train.summary import how_to_resume, summary
+from intune_gpu.tuner.knobs import words
 
 
 def run(config: Config, resumed: Path | None) -> int:
@@ -56,7 +59,8 @@ def run(config: Config, resumed: Path | None) -> int:
         data = open_data(config.data, recipe, config.training.seed)
         stack.callback(data.close)
         origin = Origin(data.auc_ceiling, resumed, perf_counter())
-        loader = stack.enter_context(_loader(data.train, recipe, config, place, run_dir))
+        tuner = tuning.options(config.loading, place, run_dir, screen)
+        loader = stack.enter_context(_loader(data.train, recipe, config, place, run_dir, tuner))
         held_out = None
         if data.held_out is not None:
             test_config = replace(config, data=replace(config.data, shuffle=False))
@@ -67,6 +71,7 @@ def run(config: Config, resumed: Path | None) -> int:
             saved = _checked(resumed, recipe, config)
             loader.load_state_dict(saved.loader)
             weights.load(model, resumed, saved.tensor_files)
+            tuning.load(loader, resumed)
             rows = saved.rows if place.leads else 0  # of all ranks: counted once
             meter = Meter(saved.step, saved.epoch, rows, saved.loss_first, saved.bad_rows)
         _make_folders(config, resumed, place, screen)  # last: a run that cannot begin leaves nothing behind
@@ -154,7 +159,14 @@ def _make_synthetic(place: Place, screen: Screen) -> None:
     place.wait()
 
 
-def _loader(source: Source, recipe: Recipe, config: Config, place: Place, bad_rows: Path) -> Loader:
+def _loader(
+    source: Source,
+    recipe: Recipe,
+    config: Config,
+    place: Place,
+    bad_rows: Path,
+    tuner: Mapping[str, Any] = MappingProxyType({}),
+) -> Loader:
     data, loading = config.data, config.loading
     mib = loading.prefetch_mib
     kind, where = _kind(loading, place)
@@ -174,6 +186,7 @@ def _loader(source: Source, recipe: Recipe, config: Config, place: Place, bad_ro
             max_bad_fraction=data.max_bad_fraction,
             quarantine_dir=bad_rows,
             **where,
+            **tuner,
         )
     except IntuneError:
         raise
@@ -227,7 +240,7 @@ def _heading(job: Job, resumed: Path | None, step: int) -> str:
         f"{sum(job.recipe.num_embeddings.values()):,} embeddings of {config.model.embedding_dim}, "
         f"on {job.place.device_name}{ranks}, {job.pipeline_name}",
         f"{loader.source.rows:,} rows to train on, {held_out:,} held out; {len(loader):,} batches an epoch; "
-        f"readers {loader.plan.readers}, transformers {loader.plan.transformers}; "
+        f"{words(loader.plan, loader.groups)}, tuner {tuning.name_of(loader)}; "
         f"{'batches made by DALI; ' * (config.loading.loader == 'dali')}writing to {config.keeping.run_dir}",
     ]
     if resumed is not None:

@@ -14,7 +14,7 @@ from intune_gpu.core.cursor import Cursor
 from intune_gpu.core.errors import IntuneError
 from intune_gpu.loader import Loader
 from intune_gpu.recipe import Recipe
-from intune_gpu.train import checkpoint, weights
+from intune_gpu.train import checkpoint, tuning, weights
 from intune_gpu.train.config import Config
 from intune_gpu.train.evaluate import Evaluation, evaluate
 from intune_gpu.train.feed import Feed, Taken
@@ -26,6 +26,7 @@ from intune_gpu.train.place import Place
 from intune_gpu.train.progress import Screen, Snapshot
 from intune_gpu.train.scalars import Scalars
 from intune_gpu.train.stop import StopRequest
+from intune_gpu.tuner.knobs import words
 
 SCALARS_A_RUN = 1000
 STEPS_A_QUESTION = 16
@@ -148,9 +149,13 @@ class Trainer:
 
         A model that was trained on a batch that it should not have seen is never saved.
         """
-        job, meter = self.job, self.meter
-        if meter.step == self._saved_step or self._cursor is None or self.spoiled:
+        if self.meter.step == self._saved_step or self._cursor is None or self.spoiled:
             return
+        with tuning.away(self.job.loader, "checkpoint"):
+            self._save(self._cursor)
+
+    def _save(self, cursor: Cursor) -> None:
+        job, meter = self.job, self.meter
         self._catch_up()
         if self._feed is not None:
             self._feed.look()
@@ -158,17 +163,19 @@ class Trainer:
         if job.place.leads:
             checkpoint.begin(job.checkpoints, meter.step)
         job.place.wait()
-        weights.write(job.model, checkpoint.partial_folder(job.checkpoints, meter.step), job.place)
+        partial = checkpoint.partial_folder(job.checkpoints, meter.step)
+        weights.write(job.model, partial, job.place)
         job.place.wait()
         rows = job.place.sum(meter.rows)
         if job.place.leads:
+            tuning.write(job.loader, partial)
             saved = checkpoint.Saved(
                 step=meter.step,
                 epoch=meter.epoch,
                 rows=rows,
                 loss_first=meter.loss_first or 0.0,
                 bad_rows=meter.bad_rows,
-                loader=job.loader.state_dict(cursor=self._cursor),
+                loader=job.loader.state_dict(cursor=cursor),
                 config=job.config.to_json(),
                 recipe=job.recipe.digest,
                 tensor_files=[weights.file_name(rank) for rank in range(job.place.world_size)],
@@ -257,7 +264,8 @@ class Trainer:
         if job.held_out is None:
             return
         job.screen.end_line()
-        self.evaluation = evaluate(job.model, job.held_out, job.recipe, job.place, job.stop)
+        with tuning.away(job.loader, "evaluation"):
+            self.evaluation = evaluate(job.model, job.held_out, job.recipe, job.place, job.stop)
         if self.evaluation is None:
             self.stopped_by = job.place.any(job.stop.signal)
             return
@@ -303,6 +311,7 @@ class Trainer:
             loss=meter.loss(),
             wait_pct=meter.wait_pct,
             eta_s=(total - done) / max(rows_per_s, 1e-9),
+            plan=words(job.loader.plan, job.loader.groups),
         )
 
     def _check_loss(self) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import intune_gpu
 from intune_gpu.core.errors import IntuneError
+from intune_gpu.train.tuning import account
 
 if TYPE_CHECKING:
     from intune_gpu.train.loop import Trainer
@@ -60,6 +61,8 @@ class Metrics:
         world_size: ranks.
         pipeline: TorchRec's train pipeline.
         plan: readers, transformers and prefetch at the end.
+        tuner: its name, its looks, changes and different plans tried, the file of its decisions (in the run's folder),
+            and why it ended early, if it did; None without one.
         bad_rows: bad rows among the training rows, in the epoch that had most.
         eval_bad_rows: bad rows among the held-out ones.
         stopped_by: the signal that stopped training, or None.
@@ -95,6 +98,7 @@ class Metrics:
     world_size: int
     pipeline: str
     plan: Mapping[str, Any]
+    tuner: Mapping[str, Any] | None
     bad_rows: int
     eval_bad_rows: int
     stopped_by: str | None
@@ -177,6 +181,7 @@ def collect(trainer: Trainer, origin: Origin) -> Metrics:
         world_size=job.place.world_size,
         pipeline=job.pipeline_name,
         plan=asdict(job.loader.plan),
+        tuner=account(job.loader),
         bad_rows=job.place.sum(meter.bad_rows),
         eval_bad_rows=0 if found is None else job.place.sum(found.bad_rows),
         stopped_by=signal.Signals(trainer.stopped_by).name if trainer.stopped_by else None,

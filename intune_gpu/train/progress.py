@@ -26,6 +26,7 @@ class Snapshot:
         loss: mean of late.
         wait_pct: share of the time in which the trainer stood waiting for batches.
         eta_s: time left.
+        plan: readers and transformers, as they are now.
     """
 
     epoch: int
@@ -36,13 +37,15 @@ class Snapshot:
     loss: float
     wait_pct: float
     eta_s: float
+    plan: str = ""
 
     def __str__(self) -> str:
         minutes, seconds = divmod(round(self.eta_s), 60)
         eta = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+        plan = f"{self.plan}  " if self.plan else ""
         return (
             f"epoch {self.epoch}/{self.epochs}  {self.rows:,} of {self.total_rows:,} rows  "
-            f"{self.rows_per_s:,.0f} rows/s  loss {self.loss:.4f}  wait {self.wait_pct:.1f} %  ETA {eta}"
+            f"{self.rows_per_s:,.0f} rows/s  loss {self.loss:.4f}  wait {self.wait_pct:.1f} %  {plan}ETA {eta}"
         )
 
 

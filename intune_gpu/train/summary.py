@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from intune_gpu.train.metrics import Metrics
 
@@ -20,6 +22,8 @@ def summary(metrics: Metrics, run_dir: Path) -> str:
         f"transformers {plan['transformers']}, {plan['prefetch_bytes'] >> 20} MiB of prefetch",
         f"time      {metrics.wall_s:.1f} s in all, first step after {_number(metrics.time_to_first_step_s, 1)} s",
     ]
+    if metrics.tuner is not None:
+        lines.append(_tuner(metrics.tuner, run_dir))
     if metrics.below_ideal_pct is not None:
         lines.insert(
             1,
@@ -41,6 +45,15 @@ def how_to_resume(saved: Path | None, when: str = "stopped; to go on") -> str:
     if saved is None:
         return "stopped before the first step: nothing to resume"
     return f"{when}: python -m intune_gpu.train --resume {shlex.quote(str(saved))}"
+
+
+def _tuner(tuner: Mapping[str, Any], run_dir: Path) -> str:
+    changes, tried = tuner["changes"], tuner["plans_tried"]
+    text = f"tuner     {tuner['name']}: {changes} change{'s' * (changes != 1)} of the plan, {tried} tried"
+    if tuner["ended"] is not None:
+        return f"{text}; ended by {tuner['ended']}"
+    told = f"; why: intune-gpu explain {shlex.quote(str(run_dir))}" if tuner["decisions"] is not None else ""
+    return f"{text}, in {tuner['looks']} look{'s' * (tuner['looks'] != 1)}{told}"
 
 
 def _auc(metrics: Metrics) -> str:

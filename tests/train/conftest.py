@@ -52,7 +52,7 @@ def metrics_of(run_dir: Path) -> dict[str, Any]:
 
 def weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
-    for file in sorted(checkpoint.glob("*.safetensors")):
+    for file in sorted(checkpoint.glob("rank*.safetensors")):
         tensors |= load_file(file)
     return tensors
 
