@@ -233,7 +233,8 @@ class _Summary:
                 name: column_bytes(type, rows, *sizes.get(name, (rows, 0)), text_bytes.get(name, 0.0))
                 for name, type in schema.items()
             }
-            scratch = scratch_bytes(rows, {name: size for name, size in sizes.items() if name in texts})
+            largest = max((each[name] for name in texts - self._hex_texts), default=0)
+            scratch = scratch_bytes(rows, {name: size for name, size in sizes.items() if name in texts}, largest)
             pooled = sum(each[name] for name in self._hex_texts)
             path = self.files[group.file].path
             chunks.append(ChunkInfo(path, group.first_row, rows, sum(each.values()), None, scratch, pooled))

@@ -24,30 +24,34 @@ def column_bytes(type: ColumnType, rows: int, values: int, encoded_bytes: int, t
     return size + 8 * (values + 1) + max(encoded_bytes, int(values * text_bytes * _TEXT_MARGIN))
 
 
-def scratch_bytes(rows: int, texts: Mapping[str, tuple[int, int]]) -> int:
+def scratch_bytes(rows: int, texts: Mapping[str, tuple[int, int]], largest_bytes: int) -> int:
     """Return an upper estimate of what decoding takes besides the flat columns, and what a half decoded chunk holds.
 
     Strings come as views: 16 bytes each, and their text as it stands in the file, where a dictionary's stands once.
+    Arrow writes a column's text into memory that it doubles as it goes.
 
     Args:
         rows: of the row group.
         texts: column → (values, bytes in the file without compression), of strings, and ids that are written as such.
+        largest_bytes: of the flat columns of strings.
     """
-    return _PAGE_BYTES * rows + sum(_VIEW_BYTES * values + encoded for values, encoded in texts.values())
+    views = sum(_VIEW_BYTES * values + encoded for values, encoded in texts.values())
+    return _PAGE_BYTES * rows + views + largest_bytes
 
 
 def flat_bytes(table: pa.Table, schema: Schema) -> tuple[int, int]:
-    """Return (bytes of a half decoded table's flat columns, bytes that it holds for them alone until they are made)."""
-    flat = scratch = 0
+    """Return (bytes of a half decoded table's flat columns, what making them takes besides, the table included)."""
+    flat = scratch = largest = 0
     for name, type in schema.items():
         column = table.column(name)
-        flat += 8 * (table.num_rows + 1) if type.is_list else 0
-        for piece in column.chunks:
-            leaf = _leaf(piece)
-            flat += len(leaf) // 8 + 2 + _leaf_bytes(leaf, type)
+        nbytes = 8 * (table.num_rows + 1) if type.is_list else 0
+        for leaf in map(_leaf, column.chunks):
+            nbytes += len(leaf) // 8 + 2 + _leaf_bytes(leaf, type)
+        flat += nbytes
+        largest = max(largest, nbytes if column.type in VIEWS and type.physical == STRING else 0)
         if type.hex32 or type.is_list or type.physical == STRING:  # else the buffers are shared
             scratch += sum(buffer.size for piece in column.chunks for buffer in piece.buffers() if buffer is not None)
-    return flat, scratch
+    return flat, scratch + largest
 
 
 def _leaf(piece: pa.Array) -> pa.Array:
