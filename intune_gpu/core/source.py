@@ -16,11 +16,13 @@ class HalfRead:
 
     Attributes:
         nbytes: of the chunk.
-        scratch_bytes: held until it is finished, what is held now included.
+        held_bytes: held for it now.
+        scratch_bytes: held besides while it is finished, what is held now included.
         finish: does the rest; to be called once.
     """
 
     nbytes: int
+    held_bytes: int
     scratch_bytes: int
     finish: Callable[[], Chunk]
 

@@ -146,7 +146,7 @@ class Schedule:
             self.reading += 1
             self._claim(read)
             return True
-        self._charge(read, max(half.scratch_bytes, read.window.charges.get(read.position, 0)))
+        self._charge(read, max(half.held_bytes, read.window.charges.get(read.position, 0)))
         insort(self._parked, read, key=lambda parked: parked.place)
         return False
 

@@ -39,9 +39,9 @@ def scratch_bytes(rows: int, texts: Mapping[str, tuple[int, int]], largest_bytes
     return _PAGE_BYTES * rows + views + largest_bytes
 
 
-def flat_bytes(table: pa.Table, schema: Schema) -> tuple[int, int]:
-    """Return (bytes of a half decoded table's flat columns, what making them takes besides, the table included)."""
-    flat = scratch = largest = 0
+def flat_bytes(table: pa.Table, schema: Schema) -> tuple[int, int, int]:
+    """Return (bytes of a half decoded table's flat columns, what it holds for them, what making them takes besides)."""
+    flat = held = largest = 0
     for name, type in schema.items():
         column = table.column(name)
         nbytes = 8 * (table.num_rows + 1) if type.is_list else 0
@@ -50,8 +50,8 @@ def flat_bytes(table: pa.Table, schema: Schema) -> tuple[int, int]:
         flat += nbytes
         largest = max(largest, nbytes if column.type in VIEWS and type.physical == STRING else 0)
         if type.hex32 or type.is_list or type.physical == STRING:  # else the buffers are shared
-            scratch += sum(buffer.size for piece in column.chunks for buffer in piece.buffers() if buffer is not None)
-    return flat, scratch + largest
+            held += sum(buffer.size for piece in column.chunks for buffer in piece.buffers() if buffer is not None)
+    return flat, held, held + largest
 
 
 def _leaf(piece: pa.Array) -> pa.Array:

@@ -147,7 +147,8 @@ class RowSample(Part):
         if half is None:
             return None
         nbytes = -(-half.nbytes * self.chunks[index].rows // rows)
-        return HalfRead(nbytes, half.scratch_bytes + half.nbytes, lambda: self._sampled(index, half.finish()))
+        scratch = half.scratch_bytes + half.nbytes
+        return HalfRead(nbytes, half.held_bytes, scratch, lambda: self._sampled(index, half.finish()))
 
     def _sampled(self, index: int, chunk: Chunk) -> Chunk:
         mask = self._mask(index)[0]

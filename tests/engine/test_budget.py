@@ -41,7 +41,7 @@ class GrowingSource(fakes.FakeSource):
 
     def half_read(self, index: int) -> HalfRead:
         chunk = self.read(index)
-        return HalfRead(chunk.nbytes, self.scratch, lambda: chunk)
+        return HalfRead(chunk.nbytes, self.scratch // 2, self.scratch, lambda: chunk)
 
 
 def true_source(source: GrowingSource) -> fakes.FakeSource:
