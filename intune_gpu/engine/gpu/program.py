@@ -82,6 +82,11 @@ class GpuProgram:
         return group_names(self.program)
 
     @property
+    def slots_bytes(self) -> int:
+        """Bytes of page-locked memory, and as many on the device."""
+        return self._ring.held_bytes
+
+    @property
     def placement(self) -> Placement:
         """Where each group is done."""
         return self._placement
