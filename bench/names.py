@@ -11,6 +11,8 @@ COPY = "copy bound"
 CUPY, TORCH, COMPILED = "CuPy", "torch", "torch.compile"
 DEVICE_COPY = "device copy"
 HOST_LAUNCH, HOST_RUN, HOST_SUBMIT = "launches alone", "GpuProgram.run", "GpuProgram.run, submit"
+DALI, NATIVE, NODE = "DALIRecIterator", "Loader", "fn.transform"
+CHECKPOINTS, EMPTY = "DALIRecIterator, checkpoints", "empty pipeline"
 BATCH_SIZES = "small batches beside large ones"
 
 
