@@ -99,6 +99,9 @@ class HostDevice:
             self._copies.append(lambda: target.copy_(source))
         self._maybe_work()
 
+    def settle(self) -> None:
+        self.mark().wait()
+
     def transform(self, work: Callable[[], object]) -> None:
         with self._lock:
             self.given += 1

@@ -68,6 +68,14 @@ class Device(Protocol):
         """Copy page-locked memory to the device, on the copy stream; what follows on the transform stream waits."""
         ...
 
+    def settle(self) -> None:
+        """Wait until copies may go to any memory that `empty` gave, whatever was done with it before.
+
+        Memory that is handed out again is free for the transform stream at once: for copies on a stream of their own it
+        may not be.
+        """
+        ...
+
     def transform(self, work: Callable[[], object]) -> None:
         """Do torch operations on the transform stream."""
         ...
@@ -113,20 +121,28 @@ class CudaMark:
 
 
 class CudaDevice:
-    """An NVIDIA GPU: torch's memory, two streams of the lowest priority, Numba's kernels.
+    """An NVIDIA GPU: torch's memory, two streams of the lowest priority or one that is given, Numba's kernels.
 
     Args:
         where: a CUDA device.
+        stream: handle of somebody else's CUDA stream, which copies and transforms go to; it must outlive the device.
+            It is never waited for but where a caller waits for a mark.
     """
 
-    def __init__(self, where: torch.device) -> None:
+    def __init__(self, where: torch.device, stream: int | None = None) -> None:
         from intune_gpu.kernels import cuda_launch  # asks for numba-cuda, which a CPU's user need not have
 
         index = torch.cuda.current_device() if where == torch.device("cuda") else where.index
         self.where = torch.device("cuda", index)
         # Higher numbers are lower priorities, and 0 is the lowest: training goes first on a stream of -1.
         self._copies = torch.cuda.Stream(self.where, priority=0)  # type: ignore[no-untyped-call]
-        self._transforms = torch.cuda.Stream(self.where, priority=0)  # type: ignore[no-untyped-call]
+        self._transforms = self._uploads = self._copies
+        if stream is not None:
+            self._transforms = torch.cuda.ExternalStream(stream, device=self.where)  # type: ignore[no-untyped-call]
+            self._copies = self._transforms
+        else:
+            self._transforms = torch.cuda.Stream(self.where, priority=0)  # type: ignore[no-untyped-call]
+            self._uploads = self._transforms
         self._launcher = cuda_launch.Launcher(index, self._transforms.cuda_stream)
 
     def pinned(self, nbytes: int) -> torch.Tensor:
@@ -144,18 +160,26 @@ class CudaDevice:
     def upload(self, host: torch.Tensor) -> torch.Tensor:
         """Return a copy on the device."""
         try:
-            with torch.cuda.stream(self._transforms):
+            with torch.cuda.stream(self._uploads):
                 there = host.to(self.where)
         except torch.cuda.OutOfMemoryError as error:
             raise DeviceMemoryError(f"{self.where}: no room for {host.nbytes} bytes") from error
-        self._transforms.synchronize()
+        self._uploads.synchronize()
+        if self._uploads is not self._transforms:  # whoever reads it may be behind when it is let go
+            there.record_stream(self._transforms)
         return there
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
         """Copy page-locked memory to the device."""
         with torch.cuda.stream(self._copies):
             target.copy_(source, non_blocking=True)
-        self._transforms.wait_stream(self._copies)
+        if self._copies is not self._transforms:
+            self._transforms.wait_stream(self._copies)
+
+    def settle(self) -> None:
+        """Wait for the transform stream, where copies do not go on it."""
+        if self._copies is not self._transforms:
+            self.mark().wait()
 
     def transform(self, work: Callable[[], object]) -> None:
         """Do torch operations on the transform stream."""
