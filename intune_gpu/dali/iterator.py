@@ -38,7 +38,8 @@ class DALIRecIterator(Iterator[list[dict[str, Any]]]):
         device_id: None: batches are made in host memory. Or the number of a GPU: they are made there, on DALI's stream,
             for torch's current stream.
         num_threads: of DALI's; decoding has threads of its own, see `readers`.
-        prefetch_queue_depth: batches that DALI has in the making or ready.
+        prefetch_queue_depth: iterations that DALI has in the making or ready: of one batch, or in host memory of as
+            many as hold 8,192 rows.
         last_batch_policy: `PARTIAL` gives a last batch of fewer rows, `DROP` leaves it out.
         auto_reset: True or `"yes"`: begin the next epoch without being asked.
         enable_checkpointing: let DALI keep track of its state, for `checkpoints`.

@@ -22,6 +22,9 @@ from intune_gpu.loader import Loader
 from intune_gpu.recipe import Recipe
 from intune_gpu.sources.files import Paths
 
+GROUP_ROWS = 8_192
+"""Rows of small batches that DALI makes in one iteration."""
+
 
 class Loading(TypedDict, total=False):
     """What `Loader` takes, and means, in the same words; what has to do with a device is not among it."""
@@ -45,8 +48,8 @@ class DALILoader(Loader):
     """A `Loader` that reads, orders and packs raw rows in its own threads, and lets DALI make batches of them.
 
     Batches are those of `Loader`, bit for bit, in host memory or on a GPU. DALI runs ahead by `prefetch_queue_depth`
-    batches, which `prefetch_bytes` does not count; bad rows are written when DALI takes them over, so that far ahead of
-    the trainer.
+    iterations, of one batch or, in host memory, of as many as hold `GROUP_ROWS` rows. `prefetch_bytes` does not count
+    them; bad rows are written when DALI takes them over, so that far ahead of the trainer.
 
     Args:
         data: as `Loader` takes it.
@@ -55,7 +58,7 @@ class DALILoader(Loader):
         device_id: None for host memory, or the number of a GPU.
         drop_last: leave out a last batch of fewer rows.
         num_threads: of DALI's.
-        prefetch_queue_depth: batches that DALI has in the making or ready.
+        prefetch_queue_depth: iterations that DALI has in the making or ready.
         enable_checkpointing: let DALI keep track of its state, for `checkpoint`.
         checkpoint: what `checkpoint` gave, to go on from there.
         loading: the other arguments of `Loader`.
@@ -93,6 +96,7 @@ class DALILoader(Loader):
         self._new_graph = partial(
             Graph,
             self._stage,
+            group=max(1, GROUP_ROWS // batch_size) if device_id is None else 1,
             num_threads=num_threads,
             prefetch_queue_depth=prefetch_queue_depth,
             checkpointing=enable_checkpointing,

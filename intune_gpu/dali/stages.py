@@ -161,16 +161,18 @@ class DeviceStage:
         )
 
     def run(self, samples: Sequence[Any]) -> list[Any]:
-        """Launch what makes a batch of the sample, a DLPack capsule; return its first bytes as another one."""
+        """Launch what makes batches of the samples, DLPack capsules; return the first bytes of each as another one."""
+        return [self._launched(from_dlpack(sample)) for sample in samples]
+
+    def _launched(self, there: torch.Tensor) -> Any:
         self._number += 1  # samples come in the order in which DALI was given them; their numbers stand on the GPU
         number = self._number
-        there = from_dlpack(samples[0])
         try:
             program = self._program_on(current_stream(), there.device)
             self._made[number] = program.run_at(unpack_at(self._ahead[number], there.data_ptr())), program.device
         except Exception as error:  # raised in place of its batch
             self._made[number] = error
-        return [to_dlpack(there[:NUMBER_BYTES])]
+        return to_dlpack(there[:NUMBER_BYTES])
 
     def stream(self) -> Any:
         """Return torch's current stream."""

@@ -61,6 +61,12 @@ class HostedStage(DeviceStage):
         self.device_id = None
         self.memory = BufferPool()
 
+    def clear(self) -> None:
+        """DALI has waited for its stream: let the device be through as well."""
+        for device in self.devices:
+            device.work_until(device.given)
+        super().clear()
+
     def stream(self) -> None:
         """The caller does at once what it is asked to."""
         return

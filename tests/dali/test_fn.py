@@ -199,11 +199,22 @@ def test_what_cannot_be_run(rng: np.random.Generator) -> None:
             run(words, [ys | samples], strings=["word"])
 
 
-def test_the_documented_example() -> None:
+def run_documented(kind: str) -> dict[str, Any]:
+    """Run the example of a kind in docs/dali.md."""
     page = (ROOT / "docs" / "dali.md").read_text()
-    (code,) = re.findall(r"```python example\n(.*?)```", page, re.DOTALL)
-    namespace: dict[str, Any] = {"__name__": "example"}
+    (code,) = re.findall(rf"```python {kind}\n(.*?)```", page, re.DOTALL)
+    namespace: dict[str, Any] = {"__name__": kind}
     exec(compile(code, "docs/dali.md", "exec"), namespace)
-    losses = namespace["losses"]
+    return namespace
+
+
+def test_the_documented_example() -> None:
+    losses = run_documented("example")["losses"]
     assert len(losses) == 24
     assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:8])
+
+
+def test_the_documented_source() -> None:
+    batches = run_documented("source")["batches"]
+    assert [len(batch) for batch in batches] == [64, 64, 64, 64, 44]
+    assert sorted(row for batch in batches for row in batch.label.tolist()) == [0.0] * 150 + [1.0] * 150
