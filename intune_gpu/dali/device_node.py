@@ -141,11 +141,9 @@ class DeviceNode:
 
     def _check_later(self, label: torch.Tensor, device: Device) -> None:
         """Ask the device whether all labels are finite, without waiting for the answer."""
-        home = device.pinned(1)
         finite = device.empty(1)
         device.transform(lambda: finite.view(torch.bool).copy_(torch.isfinite(label).all()))
-        device.transform(lambda: home.copy_(finite, non_blocking=True))
-        self._checks.append(_Check(self._batches, home, device.mark(), finite))
+        self._checks.append(_Check(self._batches, finite, device.mark(), device))
         self._batches += 1
 
     def _look(self) -> None:
@@ -156,7 +154,7 @@ class DeviceNode:
         """
         while self._checks and self._checks[0].mark.reached():
             check = self._checks.popleft()
-            if not bool(check.home[0]):
+            if not bool(check.device.download(check.finite)[0]):
                 raise BadRowError(
                     f"column {self._recipe.label!r}: expected finite labels, found one that is not in batch "
                     f"{check.batch} (from 0), which was given out already; mend or drop its row before the transform"
@@ -164,12 +162,12 @@ class DeviceNode:
 
 
 class _Check(NamedTuple):
-    """Whether the labels of a batch were finite, as soon as the mark is reached; `kept` is read on the way."""
+    """Whether the labels of a batch were finite: (1,) uint8 on the device, as soon as the mark is reached."""
 
     batch: int
-    home: torch.Tensor
+    finite: torch.Tensor
     mark: Mark
-    kept: torch.Tensor
+    device: Device
 
 
 def _joined(name: str, samples: Sequence[torch.Tensor], device: Device) -> torch.Tensor:

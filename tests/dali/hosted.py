@@ -22,8 +22,8 @@ class CountingMark(HostMark):
         super().wait()
 
 
-class OneStream(HostDevice):
-    """A device whose copies go on the stream that it is given, like `CudaDevice(where, stream)`.
+class OnStream(HostDevice):
+    """A device whose transforms go on the stream that it is given, like `CudaDevice(where, stream)`.
 
     Attributes:
         stream: that it was opened for.
@@ -33,13 +33,6 @@ class OneStream(HostDevice):
     def __init__(self, where: torch.device, stream: int, **options: Any) -> None:
         super().__init__(**options)
         self.stream, self.waits = stream, 0
-
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        self.copies += 1
-        self.transform(lambda: target.copy_(source))
-
-    def settle(self) -> None:
-        """There is one stream only."""
 
     def mark(self) -> HostMark:
         return CountingMark(self, self.given)
@@ -51,10 +44,10 @@ class HostedStage(DeviceStage):
     backend = "cpu"
 
     def __init__(self, program: Program, slots: int, **options: Any) -> None:
-        self.devices: list[OneStream] = []
+        self.devices: list[OnStream] = []
 
-        def opened(where: torch.device, stream: int) -> OneStream:
-            self.devices.append(OneStream(where, stream, **options))
+        def opened(where: torch.device, stream: int) -> OnStream:
+            self.devices.append(OnStream(where, stream, **options))
             return self.devices[-1]
 
         super().__init__(program, 0, slots, opened)

@@ -27,7 +27,7 @@ from intune_gpu.engine.gpu import masks
 from intune_gpu.engine.gpu.device import DeviceMemoryError
 from intune_gpu.engine.program import Program
 from tests import conformance
-from tests.dali.hosted import STREAM, HostedLoader, OneStream, on_the_stream
+from tests.dali.hosted import STREAM, HostedLoader, OnStream, on_the_stream
 from tests.test_loader import all_bytes
 
 RECIPE = ig.Recipe(
@@ -100,11 +100,11 @@ def test_a_launch_a_group(parquet: Path) -> None:
 def test_a_device_that_keeps_up_is_never_waited_for(parquet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first batch loads constants; from the second epoch on no mark is waited for, in any thread."""
     with HostedLoader(parquet, RECIPE, batch_size=64) as loader:
-        monkeypatch.setattr(loader.stage, "_opened", lambda where, stream: OneStream(where, stream, eager=True))
+        monkeypatch.setattr(loader.stage, "_opened", lambda where, stream: OnStream(where, stream, eager=True))
         list(loader)
         (program,) = loader.stage._programs.values()
         device = program.device
-        assert isinstance(device, OneStream)
+        assert isinstance(device, OnStream)
         before = device.waits
         assert len(list(loader)) == 16
         assert device.waits == before
@@ -208,17 +208,17 @@ def rows_of(rows: int, rng: np.random.Generator) -> dict[str, np.ndarray[Any, An
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[OneStream]:
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[OnStream]:
     on_the_stream(monkeypatch)
     return []
 
 
-def run(batches: list[dict[str, list[Any]]], opened: list[OneStream], recipe: ig.Recipe = NODE) -> list[list[Any]]:
+def run(batches: list[dict[str, list[Any]]], opened: list[OnStream], recipe: ig.Recipe = NODE) -> list[list[Any]]:
     """Run a hosted node over samples; return dense, ids and label of each batch."""
     names = list(batches[0])
 
-    def device(where: torch.device, stream: int) -> OneStream:
-        opened.append(OneStream(where, stream, eager=True))
+    def device(where: torch.device, stream: int) -> OnStream:
+        opened.append(OnStream(where, stream, eager=True))
         return opened[-1]
 
     pipeline = Pipeline(batch_size=64, num_threads=1, device_id=None)
@@ -228,7 +228,7 @@ def run(batches: list[dict[str, list[Any]]], opened: list[OneStream], recipe: ig
     return [[[np.array(sample) for sample in out] for out in pipeline.run()] for _ in batches]
 
 
-def test_a_node_gives_what_a_transform_gives(rng: np.random.Generator, opened: list[OneStream]) -> None:
+def test_a_node_gives_what_a_transform_gives(rng: np.random.Generator, opened: list[OnStream]) -> None:
     tables = [rows_of(rows, rng) for rows in (64, 64, 17)]
     whole = run([{n: [t[n]] for n in t} for t in tables], opened)
     by_row = run([{n: list(t[n]) for n in t} for t in tables], opened)
@@ -245,7 +245,7 @@ def test_a_node_gives_what_a_transform_gives(rng: np.random.Generator, opened: l
         assert to_sparse(torch.from_numpy(np.stack(rows[1])), NODE).values().tolist() == want.sparse.values().tolist()
 
 
-def test_a_node_of_whole_batches_launches_once_a_group(rng: np.random.Generator, opened: list[OneStream]) -> None:
+def test_a_node_of_whole_batches_launches_once_a_group(rng: np.random.Generator, opened: list[OnStream]) -> None:
     tables = [rows_of(40, rng) for _ in range(6)]
     run([{n: [t[n]] for n in t} for t in tables], opened)
     (device,) = opened
@@ -253,7 +253,7 @@ def test_a_node_of_whole_batches_launches_once_a_group(rng: np.random.Generator,
     assert sum(kernels.values()) == 6 * (1 + 2 + 2 + 3)  # label; two types of dense; of hashes; two of words, a cross
 
 
-def test_a_node_without_labels_and_with_bad_ones(rng: np.random.Generator, opened: list[OneStream]) -> None:
+def test_a_node_without_labels_and_with_bad_ones(rng: np.random.Generator, opened: list[OnStream]) -> None:
     t = rows_of(9, rng)
     without = {n: [c] for n, c in t.items() if n != "y"}
     ((_, _, label),) = run([without], opened)
@@ -273,7 +273,7 @@ def test_a_node_without_labels_and_with_bad_ones(rng: np.random.Generator, opene
     ],
 )
 def test_what_a_node_refuses(
-    change: dict[str, Any], words: str, rng: np.random.Generator, opened: list[OneStream]
+    change: dict[str, Any], words: str, rng: np.random.Generator, opened: list[OnStream]
 ) -> None:
     with pytest.raises(RuntimeError, match=words):
         run([{n: [c] for n, c in (rows_of(9, rng) | change).items()}], opened)

@@ -64,16 +64,12 @@ class Device(Protocol):
         """Return a copy on the device, complete for all streams; for what is kept, not for what comes with a batch."""
         ...
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        """Copy page-locked memory to the device, on the copy stream; what follows on the transform stream waits."""
+    def download(self, there: torch.Tensor) -> torch.Tensor:
+        """Return a copy in host memory of what is complete; waits for no transform."""
         ...
 
-    def settle(self) -> None:
-        """Wait until copies may go to any memory that `empty` gave, whatever was done with it before.
-
-        Memory that is handed out again is free for the transform stream at once: for copies on a stream of their own it
-        may not be.
-        """
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        """Copy page-locked memory to the device, on the copy stream; what follows on the transform stream waits."""
         ...
 
     def transform(self, work: Callable[[], object]) -> None:
@@ -121,12 +117,13 @@ class CudaMark:
 
 
 class CudaDevice:
-    """An NVIDIA GPU: torch's memory, two streams of the lowest priority or one that is given, Numba's kernels.
+    """An NVIDIA GPU: torch's memory, two streams of the lowest priority, Numba's kernels.
 
     Args:
         where: a CUDA device.
-        stream: handle of somebody else's CUDA stream, which copies and transforms go to; it must outlive the device.
-            It is never waited for but where a caller waits for a mark.
+        stream: handle of somebody else's CUDA stream for transforms, in place of one of its own. Copies from
+            page-locked memory stay on one of its own: torch notes the stream of such a copy, and asks it when the
+            memory is let go, which may be after the other's end.
     """
 
     def __init__(self, where: torch.device, stream: int | None = None) -> None:
@@ -136,13 +133,10 @@ class CudaDevice:
         self.where = torch.device("cuda", index)
         # Higher numbers are lower priorities, and 0 is the lowest: training goes first on a stream of -1.
         self._copies = torch.cuda.Stream(self.where, priority=0)  # type: ignore[no-untyped-call]
-        self._transforms = self._uploads = self._copies
-        if stream is not None:
-            self._transforms = torch.cuda.ExternalStream(stream, device=self.where)  # type: ignore[no-untyped-call]
-            self._copies = self._transforms
-        else:
+        if stream is None:
             self._transforms = torch.cuda.Stream(self.where, priority=0)  # type: ignore[no-untyped-call]
-            self._uploads = self._transforms
+        else:
+            self._transforms = torch.cuda.ExternalStream(stream, device=self.where)  # type: ignore[no-untyped-call]
         self._launcher = cuda_launch.Launcher(index, self._transforms.cuda_stream)
 
     def pinned(self, nbytes: int) -> torch.Tensor:
@@ -160,26 +154,23 @@ class CudaDevice:
     def upload(self, host: torch.Tensor) -> torch.Tensor:
         """Return a copy on the device."""
         try:
-            with torch.cuda.stream(self._uploads):
+            with torch.cuda.stream(self._transforms):
                 there = host.to(self.where)
         except torch.cuda.OutOfMemoryError as error:
             raise DeviceMemoryError(f"{self.where}: no room for {host.nbytes} bytes") from error
-        self._uploads.synchronize()
-        if self._uploads is not self._transforms:  # whoever reads it may be behind when it is let go
-            there.record_stream(self._transforms)
+        self._transforms.synchronize()
         return there
+
+    def download(self, there: torch.Tensor) -> torch.Tensor:
+        """Return a copy in host memory."""
+        with torch.cuda.stream(self._copies):
+            return there.cpu()
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
         """Copy page-locked memory to the device."""
         with torch.cuda.stream(self._copies):
             target.copy_(source, non_blocking=True)
-        if self._copies is not self._transforms:
-            self._transforms.wait_stream(self._copies)
-
-    def settle(self) -> None:
-        """Wait for the transform stream, where copies do not go on it."""
-        if self._copies is not self._transforms:
-            self.mark().wait()
+        self._transforms.wait_stream(self._copies)
 
     def transform(self, work: Callable[[], object]) -> None:
         """Do torch operations on the transform stream."""

@@ -76,7 +76,9 @@ class Ring:
                 size = size_class(nbytes)
                 slot = None  # its memory first
                 slot = Slot(self._device.pinned(size), self._device.empty(size))
-                self._device.settle()  # the memory may be another batch's that was let go
+                # The memory may be another batch's that was let go, on which the transform stream still works: copies,
+                # which go on a stream of their own, would not wait for that.
+                self._device.mark().wait()
         except BaseException:
             with self._changed:
                 self._lent -= 1
