@@ -12,6 +12,7 @@ from intune_gpu.core.columns import STRING, ColumnType, Schema
 
 _TEXT_MARGIN = 1.25
 _VIEW_BYTES = 16
+_LEVEL_BYTES = 4
 _PAGE_BYTES = 8
 """A value of a page that is being decompressed, at most; columns of numbers are, one after another."""
 
@@ -37,6 +38,11 @@ def scratch_bytes(rows: int, texts: Mapping[str, tuple[int, int]], largest_bytes
     """
     views = sum(_VIEW_BYTES * values + encoded for values, encoded in texts.values())
     return _PAGE_BYTES * rows + views + largest_bytes
+
+
+def arrow_scratch_bytes(values: int, encoded_bytes: int, flat_bytes: int) -> int:
+    """Return what a column takes besides while pyarrow decodes it: its pages, levels, and memory that it doubles."""
+    return encoded_bytes + _LEVEL_BYTES * values + flat_bytes
 
 
 def flat_bytes(table: pa.Table, schema: Schema) -> tuple[int, int, int]:
