@@ -57,7 +57,16 @@ def flat_bytes(table: pa.Table, schema: Schema) -> tuple[int, int, int]:
         largest = max(largest, nbytes if column.type in VIEWS and type.physical == STRING else 0)
         if type.hex32 or type.is_list or type.physical == STRING:  # else the buffers are shared
             held += sum(buffer.size for piece in column.chunks for buffer in piece.buffers() if buffer is not None)
+            held -= sum(_shared_bytes(leaf) for leaf in map(_leaf, column.chunks)) if type.is_list else 0
     return flat, held, held + largest
+
+
+def _shared_bytes(leaf: pa.Array) -> int:
+    """Return the bytes of a list's values, or of their text, which stay what they are."""
+    if isinstance(leaf, pa.DictionaryArray) or leaf.type in VIEWS or not leaf.buffers():
+        return 0
+    last = leaf.buffers()[-1]
+    return 0 if last is None else int(last.size)
 
 
 def _leaf(piece: pa.Array) -> pa.Array:
