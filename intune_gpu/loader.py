@@ -404,10 +404,11 @@ def _checked_placement(value: Any, on_gpu: bool) -> Placement | None:
 
 
 def _transform(program: Program, source: Source, batch_size: int) -> Transform[Batch]:
+    row_bytes = program.row_nbytes + program.scratch_row_nbytes + source.row_nbytes
     return Transform(
         program.run,
         _batch_nbytes,
-        batch_size * (program.row_nbytes + program.scratch_row_nbytes + source.row_nbytes),
+        batch_size * row_bytes + 2 * size_class(1),  # rows that are copied, and the batch, in two buffers of the pool
         lambda batch: len(batch.label),
         cost=program.cost,
         window_bytes=program.window_bytes,

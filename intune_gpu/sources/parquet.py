@@ -28,7 +28,7 @@ from intune_gpu.core.errors import DataError
 from intune_gpu.core.rows import decoded
 from intune_gpu.core.source import HalfRead, Source
 from intune_gpu.sources.files import file_identity, is_url, open_file, read_into, unreadable
-from intune_gpu.sources.parquet_sizes import column_bytes, flat_bytes, scratch_bytes
+from intune_gpu.sources.parquet_sizes import arrow_scratch_bytes, column_bytes, flat_bytes, scratch_bytes
 
 _FOOTER_THREADS = 8
 _FOOTERS_BYTES = 8 << 20
@@ -235,9 +235,11 @@ class _Summary:
             }
             largest = max((each[name] for name in texts - self._hex_texts), default=0)
             scratch = scratch_bytes(rows, {name: size for name, size in sizes.items() if name in texts}, largest)
+            file = self.files[group.file]
+            for name in file.other:
+                scratch += arrow_scratch_bytes(*sizes.get(name, (rows, 0)), each[name])
             pooled = sum(each[name] for name in self._hex_texts)
-            path = self.files[group.file].path
-            chunks.append(ChunkInfo(path, group.first_row, rows, sum(each.values()), None, scratch, pooled))
+            chunks.append(ChunkInfo(file.path, group.first_row, rows, sum(each.values()), None, scratch, pooled))
         return chunks
 
 

@@ -12,6 +12,7 @@ from intune_gpu.core.columns import STRING, ColumnType, Schema
 
 _TEXT_MARGIN = 1.25
 _VIEW_BYTES = 16
+_LEVEL_BYTES = 4
 _PAGE_BYTES = 8
 """A value of a page that is being decompressed, at most; columns of numbers are, one after another."""
 
@@ -39,6 +40,11 @@ def scratch_bytes(rows: int, texts: Mapping[str, tuple[int, int]], largest_bytes
     return _PAGE_BYTES * rows + views + largest_bytes
 
 
+def arrow_scratch_bytes(values: int, encoded_bytes: int, flat_bytes: int) -> int:
+    """Return what a column takes besides while pyarrow decodes it: its pages, levels, and memory that it doubles."""
+    return encoded_bytes + _LEVEL_BYTES * values + flat_bytes
+
+
 def flat_bytes(table: pa.Table, schema: Schema) -> tuple[int, int, int]:
     """Return (bytes of a half decoded table's flat columns, what it holds for them, what making them takes besides)."""
     flat = held = largest = 0
@@ -51,7 +57,16 @@ def flat_bytes(table: pa.Table, schema: Schema) -> tuple[int, int, int]:
         largest = max(largest, nbytes if column.type in VIEWS and type.physical == STRING else 0)
         if type.hex32 or type.is_list or type.physical == STRING:  # else the buffers are shared
             held += sum(buffer.size for piece in column.chunks for buffer in piece.buffers() if buffer is not None)
+            held -= sum(_shared_bytes(leaf) for leaf in map(_leaf, column.chunks)) if type.is_list else 0
     return flat, held, held + largest
+
+
+def _shared_bytes(leaf: pa.Array) -> int:
+    """Return the bytes of a list's values, or of their text, which stay what they are."""
+    if isinstance(leaf, pa.DictionaryArray) or leaf.type in VIEWS or not leaf.buffers():
+        return 0
+    last = leaf.buffers()[-1]
+    return 0 if last is None else int(last.size)
 
 
 def _leaf(piece: pa.Array) -> pa.Array:

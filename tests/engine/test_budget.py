@@ -175,7 +175,7 @@ def test_seen() -> None:
     assert (seen.add(2), seen.value) == (True, 20)
 
 
-@pytest.mark.parametrize("batch_bytes", [0, 7, 1000])
+@pytest.mark.parametrize("batch_bytes", [1, 7, 1000])
 def test_plans_are_clipped_to_what_fits(batch_bytes: int) -> None:
     costs = Costs(
         window_bytes=5000, chunk_bytes=800, scratch_bytes=150, thread_bytes=50, batch_bytes=batch_bytes, kept_bytes=99
