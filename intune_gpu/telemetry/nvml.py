@@ -69,7 +69,10 @@ class Gpus:
             self._open(wanted, api, environment)
 
     def take(self) -> tuple[GpuSignals, ...]:
-        """Return what each GPU tells, in the order of `wanted`; none without NVML. Waits 40 ms every `PCIE_EVERY_S`."""
+        """Return what each GPU tells, in the order of `wanted`; none without NVML.
+
+        It waits 40 ms a GPU, every `PCIE_EVERY_S`.
+        """
         now = self._clock()
         slow = now >= self._slow_at_s + PCIE_EVERY_S
         if slow:

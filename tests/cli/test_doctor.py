@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from intune_gpu.cli.doctor import nvml
-from intune_gpu.cli.findings import Finding, pairing
+from intune_gpu.cli.findings import Finding, packages, pairing, python
 from intune_gpu.cli.probe import ask
 from intune_gpu.core.pairing import TRIPLES, misfits
 from tests.fake_driver import make_driver
@@ -61,19 +61,19 @@ def doctor(tmp_path: Path) -> Doctor:
     """
 
     def examine(
-        packages: dict[str, str] | None = None,
+        broken: dict[str, str] | None = None,
         versions: dict[str, str] | None = None,
         variables: dict[str, str] | None = None,
-        python: str | Path = sys.executable,
+        interpreter: str | Path = sys.executable,
     ) -> tuple[int, dict[str, Finding], dict[str, Any]]:
         folder = tmp_path / "ahead"
         folder.mkdir()
-        for name, source in (packages or {}).items():
+        for name, source in (broken or {}).items():
             package(folder, name, source)
         for name, version in (versions or {}).items():
             distribution(folder, name, version)
         env = {**os.environ, **(variables or {}), "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
-        command = [python, "-m", "intune_gpu", "doctor", "--json"]
+        command = [interpreter, "-m", "intune_gpu", "doctor", "--json"]
         done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.stderr == ""
         document = json.loads(done.stdout)
@@ -85,21 +85,25 @@ def doctor(tmp_path: Path) -> Doctor:
     return examine
 
 
-@pytest.mark.slow
+def test_the_versions_that_are_here() -> None:
+    assert [look().state for look in (python, packages, pairing)] == ["ok", "ok", "ok"]
+    assert pairing().found.endswith("they belong together")
+
+
+@pytest.mark.nightly
 def test_this_machine(doctor: Doctor) -> None:
     code, findings, document = doctor()
     assert list(findings) == NAMES
     assert (code, document["ok"]) == (0, True)
     assert findings["import"] == Finding("import", "ok", "torch, fbgemm_gpu, torchrec can be imported")
-    assert findings["pairing"].found.endswith("they belong together")
     assert findings["dali"].found.startswith("DALI 2.")
     assert findings["compiler"].state == "ok"
     assert document["versions"]["numpy"] == __import__("numpy").__version__
 
 
 def test_what_is_absent_is_told_with_what_to_install(doctor: Doctor, tmp_path: Path) -> None:
-    python = make_environment(tmp_path, without=("torch", "fbgemm", "numba_cuda", "_numba_cuda", "nvidia_dali"))
-    code, findings, document = doctor(python=python)
+    lacking = make_environment(tmp_path, without=("torch", "fbgemm", "numba_cuda", "_numba_cuda", "nvidia_dali"))
+    code, findings, document = doctor(interpreter=lacking)
     assert code == 1
     pair = findings["pairing"]
     assert (pair.state, pair.found.partition(":")[0]) == ("fault", "torch absent, torchrec absent, fbgemm absent")
@@ -181,7 +185,7 @@ def test_a_gpu_without_nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_package_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package(tmp_path, "torch", "import time\ntime.sleep(600)")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
-    answer = ask(["stack"], timeout_s=2.0)["stack"]
+    answer = ask(["stack"], timeout_s=1.0)["stack"]
     assert answer.fault == "it does not come to an end"
     assert "torch" not in answer.told
 
