@@ -70,7 +70,7 @@ class Loader:
             of group names (see `groups`; `"*"` for all others) to those. By default all on the GPU.
         gpu_budget_bytes: bytes on the GPU for batches that nobody has taken and for what they are made of; by default a
             quarter of what is free.
-        tuner: who moves readers, transformers and placement while batches are taken: `"hillclimb"`, `"static"` or
+        tuner: who moves readers, transformers and placement while batches are taken: `"rl"`, `"model"` or
             another name of `tuner.policies`, a `Policy` of one's own, or None or `"off"`. It begins with what
             `readers` and `transformers` say, where they do.
         decisions: a file to which the tuner adds what it saw and did, a line of JSON each; None keeps none.

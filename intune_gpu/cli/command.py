@@ -6,7 +6,16 @@ import os
 import sys
 from collections.abc import Sequence
 
-from intune_gpu.cli.config import PROG, Command, DoctorConfig, ExplainConfig, InspectConfig, RecipeConfig, parse
+from intune_gpu.cli.config import (
+    PROG,
+    CalibrateConfig,
+    Command,
+    DoctorConfig,
+    ExplainConfig,
+    InspectConfig,
+    RecipeConfig,
+    parse,
+)
 from intune_gpu.core.errors import IntuneError
 from intune_gpu.train.stop import Terminated
 
@@ -46,6 +55,10 @@ def _run(command: Command) -> int:
         from intune_gpu.cli import explain
 
         return explain.run(command)
+    if isinstance(command, CalibrateConfig):
+        from intune_gpu.cli import calibrate
+
+        return calibrate.run(command)
     if isinstance(command, DoctorConfig):
         try:
             from intune_gpu.cli import doctor

@@ -94,13 +94,42 @@ class DoctorConfig:
     """Print one JSON document instead of a table."""
 
 
-Command = InspectConfig | RecipeConfig | SynthConfig | ExplainConfig | DoctorConfig
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """Run some plans over a data set, fit the tuner's simulator to this machine, and check it with other plans."""
+
+    data: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Files, folders, globs or URLs: Parquet, TSV or CSV."""
+    recipe: str = "criteo"
+    """What is made of them: criteo, or a recipe's JSON file."""
+    out: str = "profile.json"
+    """Where the profile goes."""
+    format: Format = "auto"
+    """Format of the files; auto goes by their endings."""
+    batch_size: int = 8192
+    """Rows of a batch."""
+    trainer_rows_per_s: float | None = None
+    """Rows/s that the trainer could take; by default it takes no time at all."""
+    check: int = 24
+    """Plans that are run and not fitted to, to see how far the profile is off; at most 29."""
+    seconds: float = 1.5
+    """Of each plan, in each round."""
+    rounds: int = 3
+    """In which all plans are run, each time in another order."""
+    seed: int = 0
+    """Of that order, and of the fit."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON document instead of a table."""
+
+
+Command = InspectConfig | RecipeConfig | SynthConfig | ExplainConfig | CalibrateConfig | DoctorConfig
 
 _Commands = (
     Annotated[InspectConfig, tyro.conf.subcommand("inspect", prefix_name=False)]
     | Annotated[RecipeConfig, tyro.conf.subcommand("recipe", prefix_name=False)]
     | Annotated[SynthConfig, tyro.conf.subcommand("synth", prefix_name=False)]
     | Annotated[ExplainConfig, tyro.conf.subcommand("explain", prefix_name=False)]
+    | Annotated[CalibrateConfig, tyro.conf.subcommand("calibrate", prefix_name=False)]
     | Annotated[DoctorConfig, tyro.conf.subcommand("doctor", prefix_name=False)]
 )
 
@@ -121,6 +150,9 @@ def parse(arguments: Sequence[str]) -> Command:
         _require(command.run is not None, "RUN", "a run's folder, as in `intune-gpu explain runs/mine`", "none")
     if isinstance(command, ExplainConfig | DoctorConfig):
         return command
+    if isinstance(command, CalibrateConfig):
+        _check_calibrate(command)
+        return command
     if isinstance(command, SynthConfig):
         _require(command.out is not None, "OUT", "the folder to make, as in `intune-gpu synth clicks`", "none")
         _require(command.files >= 1, "--files", "at least 1", command.files)
@@ -130,6 +162,17 @@ def parse(arguments: Sequence[str]) -> Command:
     _require(command.rows >= 1, "--rows", "at least 1", command.rows)
     _require(0 <= command.seed < 2**63, "--seed", "0 to 2**63 - 1", command.seed)
     return command
+
+
+def _check_calibrate(command: CalibrateConfig) -> None:
+    _require(bool(command.data), "DATA", "files to run over, as in `intune-gpu calibrate logs.parquet`", "none")
+    _require(command.batch_size >= 1, "--batch-size", "at least 1", command.batch_size)
+    _require(0 <= command.check <= 29, "--check", "0 to 29 plans", command.check)
+    _require(command.rounds >= 1, "--rounds", "at least 1", command.rounds)
+    _require(command.seconds > 0, "--seconds", "more than 0", command.seconds)
+    _require(0 <= command.seed < 2**63, "--seed", "0 to 2**63 - 1", command.seed)
+    pace = command.trainer_rows_per_s
+    _require(pace is None or pace > 0, "--trainer-rows-per-s", "more than 0", pace)
 
 
 def _require(good: bool, flag: str, expected: str, found: object) -> None:

@@ -11,7 +11,7 @@ import tyro
 from intune_gpu.core.errors import IntuneError, ResumeError
 
 Tuner = Literal["rl", "model", "search", "hillclimb", "static", "off"]
-DEFAULT_TUNER: Tuner = "hillclimb"
+DEFAULT_TUNER: Tuner = "rl"
 FALLBACK_TUNER: Tuner = "hillclimb"
 """What tunes where the package or the weights of another one are missing."""
 
