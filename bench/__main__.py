@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -24,10 +24,11 @@ from bench.worker import CHECK_FAILED, Task, environment
 class Args:
     """Measure intune_gpu against its peers on this machine, paired in one process, results checked before timing."""
 
-    suite: Literal["cpu"] = "cpu"
-    """What to measure: cpu = transform, text and Parquet. gpu and tuner have flags of their own: --suite gpu --help."""
+    suite: Literal["cpu", "dali"] = "cpu"
+    """What to measure: cpu = transform, text and Parquet; dali = batches out of DALI beside Loader's. gpu and tuner have
+    flags of their own: --suite gpu --help."""
     sections: tuple[Literal["transform", "text", "parquet"], ...] = ("transform", "text", "parquet")
-    """Leave some out with, for instance, --sections text."""
+    """Leave some of cpu out with, for instance, --sections text."""
     tiny: bool = False
     """A run of seconds that shows that the bench works; its figures mean nothing."""
     rows: int | None = None
@@ -43,6 +44,7 @@ class Args:
 
 
 ROWS = {"transform": 1 << 20, "text": 500_000, "parquet": 1 << 20}
+DALI_ROWS = 1 << 20
 TINY_ROWS = 8_192
 THREADS = (1, 2)
 
@@ -90,9 +92,9 @@ def main(args: Args) -> int:
 
 
 def _tasks(args: Args, effort: Effort, folder: Path) -> Iterator[Task]:
-    rows: dict[str, int] = {
-        name: args.rows or (TINY_ROWS if args.tiny else ROWS[name]) for name in dict.fromkeys(args.sections)
-    }
+    of_section: dict[str, int] = ROWS if args.suite == "cpu" else {args.suite: DALI_ROWS}
+    sections: Iterable[str] = dict.fromkeys(args.sections) if args.suite == "cpu" else of_section
+    rows = {name: args.rows or (TINY_ROWS if args.tiny else of_section[name]) for name in sections}
     data: dict[str, dict[str, str]] = {
         name: _write_data(name, count, args.seed, folder) for name, count in rows.items() if name != "transform"
     }

@@ -1,4 +1,4 @@
-"""The click logs of the text and Parquet cases: synthetic, in one file each, in a temporary folder."""
+"""The click logs of the text, Parquet and DALI cases: synthetic, in one file each, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Layout(NamedTuple):
 LAYOUTS: dict[str, dict[str, Layout]] = {
     "text": {"Criteo TSV": Layout("tsv", True)},
     "parquet": {"integer ids": Layout("parquet", False), "hex string ids": Layout("parquet", True)},
+    "dali": {"integer ids": Layout("parquet", False)},
 }
 """Section → case → layout."""
 

@@ -25,6 +25,7 @@ _PACKAGES = (
     "fbgemm-gpu-cpu",
     "numba-cuda",
     "cupy-cuda13x",
+    "nvidia-dali-cuda130",
     "triton",
 )
 _FLAGS = ("avx2", "fma", "avx512f", "avx512dq", "avx512vl", "avx512bw", "asimd", "sve")

@@ -12,6 +12,8 @@ CUPY, TORCH, COMPILED = "CuPy", "torch", "torch.compile"
 DEVICE_COPY = "device copy"
 HOST_LAUNCH, HOST_RUN, HOST_SUBMIT = "launches alone", "GpuProgram.run", "GpuProgram.run, submit"
 BEST_STATIC, RANDOM_CHANGES, SHARE = "best static plan", "random changes of the plan", "of the best static plan"
+DALI, NATIVE, NODE = "DALIRecIterator", "Loader", "fn.transform"
+CHECKPOINTS, EMPTY = "DALIRecIterator, checkpoints", "empty pipeline"
 BATCH_SIZES = "small batches beside large ones"
 
 

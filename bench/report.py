@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 from bench import names
 from bench.harness import CaseRecord, EngineRecord, RatioRecord
 from bench.machine import ROOT, Commit, Machine
-from bench.targets import TargetRecord, scaling
+from bench.targets import TargetRecord, compared, scaling
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +67,7 @@ def show(report: Report, console: Console) -> None:
             explained.add(line)
     checks = sum(len(case["checks"]) for case in report["cases"])
     console.print(f"{checks} comparisons of results, all equal, before anything was timed; --out keeps their words.")
-    for sentence in scaling(report["cases"]):
+    for sentence in (*scaling(report["cases"]), *compared(report["cases"])):
         console.print(sentence, highlight=False)
     if report["tiny"]:
         console.print("A tiny run: it shows that the bench works; its figures mean nothing.", style="yellow")

@@ -32,6 +32,8 @@ def judge(cases: Sequence[CaseRecord]) -> list[TargetRecord]:
 def _targets(cases: Sequence[CaseRecord]) -> Iterator[tuple[str, float, RatioRecord]]:
     large = names.batches(65_536)
     for case in cases:
+        if case["section"] == "dali":
+            continue  # nothing was promised; `compared` says what was found
         where = f"{case['section']}, {case['name']}"
         if case["section"] == "transform":
             if case["name"] == f"{names.ids('int32', 'int32')}, {large}":
@@ -75,7 +77,7 @@ def scaling(cases: Sequence[CaseRecord]) -> list[str]:
     """Return a sentence for each case that ran with several numbers of threads: not paired, so no target."""
     rates: dict[tuple[str, str], dict[int, float]] = {}
     for case in cases:
-        if case["section"] != "transform":
+        if case["section"] not in ("transform", "dali"):
             rate = case["engines"][0]["rows_per_s"]["median"]
             rates.setdefault((case["section"], case["name"]), {})[case["threads"]] = rate
     return [
@@ -85,6 +87,22 @@ def scaling(cases: Sequence[CaseRecord]) -> list[str]:
         for many, rate in by_threads.items()
         if many > 1
     ]
+
+
+def compared(cases: Sequence[CaseRecord]) -> list[str]:
+    """Return a sentence for each case of the suite `dali`: which of its first two engines is faster."""
+    return [_compared(case, *case["engines"][:2]) for case in cases if case["section"] == "dali"]
+
+
+def _compared(case: CaseRecord, first: EngineRecord, other: EngineRecord) -> str:
+    speed = _to(case, other["name"])["speed"]
+    close = speed["q1"] <= 1.0 <= speed["q3"]
+    faster = "neither is faster" if close else f"{(first if speed['median'] > 1.0 else other)['name']} is faster"
+    took = [case["details"]["batch_rows"] / engine["rows_per_s"]["median"] * 1e6 for engine in (first, other)]
+    return (
+        f"dali, {case['name']}, {names.threads(case['threads'])}: {faster}; {first['name']} {took[0]:,.0f} µs a batch, "
+        f"{other['name']} {took[1]:,.0f}, rate over rate {speed['median']:.2f} ({speed['q1']:.2f} to {speed['q3']:.2f})"
+    )
 
 
 def _engine(case: CaseRecord, name: str) -> EngineRecord:

@@ -63,6 +63,10 @@ def cases(task: Task) -> Iterator[Case]:
             from bench import transform
 
             yield from transform.cases(rows, task.seed)
+        elif section == "dali":
+            from bench import dali
+
+            yield from dali.cases(task.threads, rows, task.seed, task.data[section])
         else:
             from bench import files
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from intune_gpu.core.buffers import BufferPool
+from intune_gpu.core.buffers import BufferPool, size_class
 from intune_gpu.core.cursor import Cursor
 from intune_gpu.core.errors import BudgetError, IntuneError
 from intune_gpu.core.placement import ALL_ON_CPU, ALL_ON_GPU, Placement
@@ -17,18 +17,18 @@ from intune_gpu.core.source import Source
 from intune_gpu.engine import order
 from intune_gpu.engine.bad_rows import BadRowBook
 from intune_gpu.engine.batch import Batch
+from intune_gpu.engine.budget import Budget, costs_of
 from intune_gpu.engine.gpu.opening import open_device
 from intune_gpu.engine.pipeline import Pipeline
 from intune_gpu.engine.program import Program
 from intune_gpu.engine.resume import checked_cursor, saved_state
-from intune_gpu.engine.schedule import floor_bytes
 from intune_gpu.engine.stages import NO_STREAMS, Clocks, Gauges, LoaderStats
 from intune_gpu.engine.state import Transform
 from intune_gpu.opening import check_arguments, open_source
 from intune_gpu.recipe import Recipe
 from intune_gpu.sources.files import Paths
 from intune_gpu.telemetry.host import Host
-from intune_gpu.tuner.attaching import attach, limits_of
+from intune_gpu.tuner.attaching import attach, capped, limits_of
 from intune_gpu.tuner.controller import Controller
 from intune_gpu.tuner.policy import Policy
 from intune_gpu.tuner.seen import Limits
@@ -61,7 +61,9 @@ class Loader:
             of an epoch are given to nobody.
         readers: threads that decode; by default one a core, at most 16.
         transformers: threads that transform; by default one a core, at most 4.
-        prefetch_bytes: bytes in flight; by default 512 MiB, or what is needed at least.
+        prefetch_bytes: bytes in flight, what workers need included; by default 512 MiB, or the least that will do. Rows
+            that turn out larger than they were estimated cost depth and workers; the budget is passed only by what
+            the next batch needs of them (docs/design.md, Bytes in flight).
         on_bad_row: `"quarantine"` (write it to a file), `"drop"` or `"raise"`.
         max_bad_fraction: above this share of bad rows, iterating raises.
         quarantine_dir: where `bad_rows.jsonl` is made; by default the working directory.
@@ -124,7 +126,7 @@ class Loader:
         self._owns_source = not isinstance(data, Source)
         self._source = data if isinstance(data, Source) else open_source(data, recipe, format=format, columns=columns)
         self._recipe = recipe
-        self._pool = BufferPool()
+        self._pool = self._source.pool or BufferPool()
         program = Program(recipe, self._source.schema, index_dtype, self._pool)
         self._gpu: GpuStage | None = None
         if there is not None:
@@ -132,6 +134,7 @@ class Loader:
 
             self._gpu = GpuStage(program, there, placed or ALL_ON_GPU, batch_size, self._source, gpu_budget_bytes)
         self._transform: Transform[Any] = self._transform_of(program)
+        self._budget = self._new_budget()
         self._plan = replace(self._first_plan(readers, transformers, prefetch_bytes), placement=placed)
         self._clocks = Clocks()
         self._next = order.epoch_start(0, self._source.rows, world_size)
@@ -183,24 +186,39 @@ class Loader:
 
     @property
     def plan(self) -> Plan:
-        """Workers and budget, as they are now."""
-        return self._plan
+        """Workers and budget, as they are now: fewer workers than asked for where the budget has no room for them."""
+        run = self._run
+        plan = self._budget.costs.fit(self._plan) if run is None else run.plan
+        return replace(self._plan, readers=plan.readers, transformers=plan.transformers)
 
     def apply(self, plan: Plan) -> None:
         """Change workers and budget, at once and at any time; the batches stay the same.
 
+        A plan with more workers than its budget allows is clipped before it runs, and again whenever rows grow: `plan`
+        tells what is left. The budget itself is never raised; one that holds no worker of each stage is refused.
+
         Raises:
-            BudgetError: the plan's `prefetch_bytes` is below `min_prefetch_bytes` of its workers.
+            BudgetError: the plan's `prefetch_bytes` is below `min_prefetch_bytes(1, 1)`, by what was known at first.
         """
         if not isinstance(plan, Plan):
             raise ValueError(f"plan: expected a Plan, found {plan!r}; write Plan(readers=2, transformers=1)")
-        self._check_budget(plan)
+        self._check_budget(replace(plan, readers=1, transformers=1))
         _checked_placement(plan.placement, self._gpu is not None)
         running = self._running_plan(plan)
         self._plan = plan
         run = self._run  # the tuner calls from a thread of its own, and the epoch may end in between
         if run is not None:
             run.apply(running)
+
+    def max_workers(self, prefetch_bytes: int | None = None) -> tuple[int, int]:
+        """Return what a budget allows by the sizes that are known now: (most readers, most transformers).
+
+        Each is the most beside a single worker of the other stage; `apply` clips what is too much together.
+
+        Args:
+            prefetch_bytes: the budget; by default the present one.
+        """
+        return self._budget.costs.most_workers(self._plan.prefetch_bytes if prefetch_bytes is None else prefetch_bytes)
 
     @property
     def tuner(self) -> Controller | None:
@@ -215,7 +233,7 @@ class Loader:
             cores = Host().size().cores
             known = self._source.chunks, budget, self.min_prefetch_bytes, bool(self.groups), cores
             self._limits = budget, limits_of(*known)
-        return self._limits[1]
+        return capped(self._limits[1], *self.max_workers())  # rows that grew leave room for fewer
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -223,14 +241,11 @@ class Loader:
         return () if self._gpu is None else self._gpu.groups
 
     def min_prefetch_bytes(self, readers: int, transformers: int) -> int:
-        """Return the smallest budget for so many workers: a window, a chunk a reader, a batch a transformer."""
-        return floor_bytes(
-            self._source.chunks,
-            shuffle=self._shuffle,
-            workers=(readers, transformers),
-            batch_bytes=self._transform.batch_bytes,
-            window_rows=order.WINDOW_ROWS,
-        )
+        """Return the smallest budget for so many workers: a window, a chunk a reader, a batch a transformer.
+
+        By estimates from before the first row; rows that turn out larger may need more.
+        """
+        return self._estimates.floor(readers, transformers)
 
     def stats(self) -> LoaderStats:
         """Return what was done since the loader was made, and what is in flight."""
@@ -285,13 +300,26 @@ class Loader:
     def _pipeline(self, run: order.Run) -> Pipeline[Any]:
         plan = self._running_plan(self._plan)
         keeping = None if self._gpu is None else self._gpu.keeping(self._pool)
-        return Pipeline(self._source, run, self._transform, plan, self._clocks, self._pool, keeping=keeping)
+        return Pipeline(
+            self._source, run, self._transform, plan, self._clocks, self._pool, keeping=keeping, budget=self._budget
+        )
+
+    def _new_budget(self) -> Budget:
+        self._estimates = costs_of(
+            self._source,
+            shuffle=self._shuffle,
+            window_rows=order.WINDOW_ROWS,
+            batch_bytes=self._transform.batch_bytes,
+            kept_bytes=self._transform.kept_bytes(),
+        )
+        return Budget(self._estimates)
 
     def _running_plan(self, plan: Plan) -> Plan:
         """Return a plan with the budget that the device leaves to it."""
         if self._gpu is None:
             return plan
-        return self._gpu.apply(plan, self.min_prefetch_bytes(plan.readers, plan.transformers))
+        clipped = self._estimates.fit(plan)
+        return self._gpu.apply(plan, self.min_prefetch_bytes(clipped.readers, clipped.transformers))
 
     def _batches(self, pipeline: Pipeline[Any], run: order.Run, start: Cursor) -> Iterator[Batch]:
         bad_rows, rows_done = start.bad_rows, start.rows_done
@@ -342,20 +370,15 @@ class Loader:
             least = self.min_prefetch_bytes(plan.readers, plan.transformers)
             return replace(plan, prefetch_bytes=max(plan.prefetch_bytes, least))
         # Where the budget was chosen and the workers were not, fewer of them are better than a refusal.
-        while readers is None and plan.readers > 1 and self._lacks(plan):
-            plan = replace(plan, readers=plan.readers - 1)
-        while transformers is None and plan.transformers > 1 and self._lacks(plan):
-            plan = replace(plan, transformers=plan.transformers - 1)
+        plan = self._estimates.fit(plan, (readers is None, transformers is None))
         self._check_budget(plan)
         return plan
 
-    def _lacks(self, plan: Plan) -> bool:
-        return plan.prefetch_bytes < self.min_prefetch_bytes(plan.readers, plan.transformers)
-
     def _check_budget(self, plan: Plan) -> None:
-        if self._lacks(plan):
+        least = self.min_prefetch_bytes(plan.readers, plan.transformers)
+        if plan.prefetch_bytes < least:
             raise BudgetError(
-                f"prefetch_bytes: expected at least {self.min_prefetch_bytes(plan.readers, plan.transformers)} for the "
+                f"prefetch_bytes: expected at least {least} for the "
                 f"largest {'shuffle window' if self._shuffle else 'chunk'}, {plan.readers} readers and "
                 f"{plan.transformers} transformers, found {plan.prefetch_bytes}; raise it (in training: "
                 "--prefetch-mib), take fewer workers or a smaller batch_size, or write the files in smaller row groups"
@@ -381,9 +404,16 @@ def _checked_placement(value: Any, on_gpu: bool) -> Placement | None:
 
 
 def _transform(program: Program, source: Source, batch_size: int) -> Transform[Batch]:
-    batch_bytes = batch_size * (program.row_nbytes + source.row_nbytes)
-    return Transform(program.run, _batch_nbytes, batch_bytes, lambda batch: len(batch.label))
+    return Transform(
+        program.run,
+        _batch_nbytes,
+        batch_size * (program.row_nbytes + program.scratch_row_nbytes + source.row_nbytes),
+        lambda batch: len(batch.label),
+        cost=program.cost,
+        window_bytes=program.window_bytes,
+    )
 
 
 def _batch_nbytes(batch: Batch) -> int:
-    return sum(t.nbytes for t in (batch.dense, batch.label, batch.sparse.values(), batch.sparse.lengths()))
+    made = sum(int(t.nbytes) for t in (batch.dense, batch.label, batch.sparse.values()))
+    return size_class(made) + int(batch.sparse.lengths().nbytes)

@@ -12,6 +12,7 @@ import fsspec
 
 import intune_gpu as ig
 from intune_gpu.core.columns import Chunk, RawBatch
+from intune_gpu.core.source import HalfRead
 from intune_gpu.engine.gather import OrderedWindow
 from intune_gpu.engine.order import Run
 from intune_gpu.engine.pipeline import Pipeline
@@ -19,7 +20,7 @@ from intune_gpu.loader import Loader
 
 R = TypeVar("R")
 
-STEPS = {"decode": "read", "order": "read", "gather": "transform", "transform": "transform"}
+STEPS = {"begin": "read", "decode": "read", "order": "read", "gather": "transform", "transform": "transform"}
 """Every step of a worker, and the stage that an error in it names."""
 
 
@@ -72,6 +73,8 @@ def cut_short(made: Any) -> Any:
     if isinstance(made, Chunk | RawBatch):
         columns = {name: column.slice(0, made.rows - 1) for name, column in made.columns.items()}
         return replace(made, columns=columns, rows=made.rows - 1)
+    if isinstance(made, HalfRead):
+        return replace(made, finish=lambda: cut_short(made.finish()))
     if isinstance(made, OrderedWindow):
         return replace(made, raw=cut_short(made.raw))
     assert isinstance(made, ig.Batch)

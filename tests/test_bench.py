@@ -77,6 +77,28 @@ def test_a_tiny_run_checks_measures_and_reports(tmp_path):
     assert str(out) in done.stdout
 
 
+@pytest.mark.slow
+def test_a_tiny_run_of_dali(tmp_path):
+    out = tmp_path / "bench.json"
+    command = [sys.executable, "-m", "bench", "--suite", "dali", "--tiny", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    conforms(result, report.Report)
+    assert result["suite"] == "dali"
+    assert result["targets"] == []
+    threads = {1, 2} if result["machine"]["cores_usable"] > 1 else {1}
+    assert len(result["cases"]) == 4 * len(threads)
+    for case in result["cases"]:
+        assert case["checks"]
+        engines = [engine["name"] for engine in case["engines"]]
+        if case["name"].startswith(names.NODE):
+            assert engines == [names.NODE, "ig.transform"]
+        else:
+            assert engines == [names.DALI, names.NATIVE, names.CHECKPOINTS, names.EMPTY]
+        assert f"dali, {case['name']}, {names.threads(case['threads'])}: " in done.stdout
+
+
 def test_engines_alternate_after_the_check_and_the_warm_up():
     calls: list[str] = []
     engines = [Engine(name, "peer", "", lambda name=name: calls.append(name)) for name in "AB"]
@@ -217,6 +239,31 @@ def test_checks_find_what_differs():
         checks.check_equal("A", "ids", np.array([1, 2, 4]), np.array([1, 2, 3]))
     with pytest.raises(CheckError, match="shape"):
         checks.check_equal("A", "ids", np.array([1, 2]), np.array([1, 2, 3]))
+
+
+def test_which_is_faster_is_said():
+    def engine(name: str, seconds: list[float]) -> dict[str, Any]:
+        samples = [{"seconds": s, "cpu_seconds": s} for s in seconds]
+        return {"name": name, "passes": 1, "samples": samples, "rows_per_s": spread([1e6 / s for s in seconds])}
+
+    for theirs, words in (
+        ([0.5, 1.0, 2.0], "Loader is faster; DALIRecIterator 2,000 µs a batch, Loader 1,000, rate over rate 0.50"),
+        (
+            [2.0, 4.0, 8.0],
+            "DALIRecIterator is faster; DALIRecIterator 2,000 µs a batch, Loader 4,000, rate over rate 2.00",
+        ),
+        ([0.5, 2.0, 8.0], "neither is faster; DALIRecIterator 2,000 µs a batch, Loader 2,000, rate over rate 1.00"),
+    ):
+        case: Any = {
+            "section": "dali",
+            "name": "batches of 1,000",
+            "threads": 2,
+            "details": {"batch_rows": 1000.0},
+            "engines": [engine(names.DALI, [1.0, 2.0, 4.0]), engine(names.NATIVE, theirs)],
+        }
+        (sentence,) = targets.compared([case])
+        assert sentence.startswith(f"dali, batches of 1,000, 2 threads: {words} (")
+        assert targets.judge([case]) == []
 
 
 def test_targets_take_the_median_of_paired_ratios():

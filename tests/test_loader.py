@@ -245,8 +245,16 @@ def test_a_budget_that_is_too_small_names_what_is_needed(parquet: Path) -> None:
         Loader(parquet, conformance.RECIPE, readers=3, transformers=2, prefetch_bytes=least - 1, **options)
     with Loader(parquet, conformance.RECIPE, readers=3, transformers=2, prefetch_bytes=least, **options) as loader:
         assert loader.plan == ig.Plan(3, 2, least)
-        with pytest.raises(BudgetError, match="prefetch_bytes"):
-            loader.apply(ig.Plan(4, 2, least))
+        loader.apply(ig.Plan(40, 2, least))  # clipped
+        clipped = loader.plan
+        assert (
+            loader.min_prefetch_bytes(clipped.readers, clipped.transformers) <= least < loader.min_prefetch_bytes(40, 2)
+        )
+        assert loader.max_workers()[0] >= clipped.readers
+        assert loader.max_workers(loader.min_prefetch_bytes(7, 1))[0] == 7
+        with pytest.raises(BudgetError, match="1 readers and 1 transformers"):
+            loader.apply(ig.Plan(4, 2, 1000))
+        loader.apply(ig.Plan(3, 2, least))
         assert loader.plan == ig.Plan(3, 2, least)
         assert len(list(loader)) == len(loader)
         assert loader.stats().peak_in_flight_bytes <= least

@@ -46,6 +46,7 @@ OPTIONAL = {
     "safetensors": "training",
     "rich": "the bench's tables",
     "cupy": "CuPy in and out, the bench's CuPy peer",
+    "nvidia.dali": "batches and nodes inside DALI",
     "triton": "the bench's torch.compile peer",
     "xdist": "several processes for the part parity",
     "pynvml": "NVML's signals; the driver's version and clocks in the JSON",
@@ -58,6 +59,7 @@ PROBE = """
 import importlib, importlib.metadata, json, sys, warnings
 warnings.simplefilter("ignore")
 names = {"numba_cuda": "numba-cuda", "pynvml": "nvidia-ml-py", "cupy": "cupy-cuda13x", "xdist": "pytest-xdist"}
+names["nvidia.dali"] = "nvidia-dali-cuda130"
 def version(name):
     for distribution in (names.get(name, name), name.replace("_", "-"), name.replace("_", "-") + "-cpu"):
         try:

@@ -24,9 +24,13 @@ class BufferPool:
     Args:
         max_free_bytes: idle bytes kept of one size; beyond it a buffer that comes back is freed. Whenever memory has to
             be made, idle bytes of all sizes together are brought down to it.
+
+    Attributes:
+        room_bytes: what else bounds idle bytes when memory has to be made; None for nothing. May be set at any time.
     """
 
     def __init__(self, max_free_bytes: int = 256 << 20) -> None:
+        self.room_bytes: int | None = None
         self._max_free_bytes = max_free_bytes
         self._free: dict[int, deque[_Memory]] = {}  # by size; no lock: each step on a deque is one of C
 
@@ -47,13 +51,13 @@ class BufferPool:
         try:
             memory = idle.pop()
         except IndexError:
-            self._trim()
+            self.trim(self._max_free_bytes if self.room_bytes is None else self.room_bytes)
             memory = np.empty(size + ALIGNMENT, np.uint8)
         return np.asarray(_Lease(idle, size, memory))[:nbytes]
 
-    def _trim(self) -> None:
-        """Free idle buffers, the longest idle of the largest first, until no more than the limit are left."""
-        excess = self.free_bytes - self._max_free_bytes
+    def trim(self, most_bytes: int) -> None:
+        """Free idle buffers, the longest idle of the largest first, until at most so many bytes are left."""
+        excess = self.free_bytes - min(most_bytes, self._max_free_bytes)
         for size, idle in sorted(self._free.items(), key=lambda item: -item[0]):
             while excess > 0 and idle:
                 try:

@@ -129,16 +129,18 @@ class Chunk:
         columns: by name; each holds `rows` rows. What stands in a bad row is unspecified.
         rows: physical rows, bad ones included.
         bad: the bad rows, by `row`, each row once.
+        held_bytes: memory that lives as long as the columns do, where that is more than their buffers; else 0.
     """
 
     columns: Mapping[str, FlatColumn]
     rows: int
     bad: tuple[BadRow, ...] = ()
+    held_bytes: int = 0
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all buffers."""
-        return sum(column.nbytes for column in self.columns.values())
+        """Bytes of memory that the columns hold."""
+        return self.held_bytes or sum(column.nbytes for column in self.columns.values())
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -261,6 +263,8 @@ class ChunkInfo:
         nbytes: an upper estimate of its decoded bytes.
         stream: chunks that share a stream number can only be decoded one after another, in order (compressed text);
             None where each chunk stands alone.
+        scratch_bytes: an upper estimate of what decoding it takes besides, until it is done.
+        pooled_bytes: how much of `nbytes` comes from the source's pool, where it has one.
     """
 
     file: str
@@ -268,6 +272,8 @@ class ChunkInfo:
     rows: int
     nbytes: int
     stream: int | None = None
+    scratch_bytes: int = 0
+    pooled_bytes: int = 0
 
 
 NO_TYPES: Mapping[str, str] = MappingProxyType({})

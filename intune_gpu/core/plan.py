@@ -17,7 +17,8 @@ class Plan:
     Attributes:
         readers: threads that decode chunks, 1 to `MAX_WORKERS`.
         transformers: threads that turn raw rows into batches, 1 to `MAX_WORKERS`.
-        prefetch_bytes: bytes that may be in flight: decoded chunks and finished batches that nobody has taken.
+        prefetch_bytes: bytes that may be in flight: decoded chunks, batches that nobody has taken, what workers
+            need to make them, and idle memory that is kept warm.
         placement: the share of batches for which each group of features is made on the GPU; None makes all of them
             where batches come to stand, and a loader whose batches stay in host memory takes nothing else.
     """

@@ -1,4 +1,4 @@
-"""The same recipe inside NVIDIA DALI: an iterator with DALI's conventions, and a node for a pipeline of one's own.
+"""The same recipe inside NVIDIA DALI: an iterator, a node for one's own pipeline, and one's own pipelines as a source.
 
 Importing this room imports DALI, and says in one sentence where it is not installed or of a version that will not do.
 """
@@ -12,3 +12,4 @@ from nvidia.dali.plugin.base_iterator import LastBatchPolicy as LastBatchPolicy 
 from intune_gpu.dali import fn as fn  # noqa: E402
 from intune_gpu.dali.iterator import DALIRecIterator as DALIRecIterator  # noqa: E402
 from intune_gpu.dali.loader import DALILoader as DALILoader  # noqa: E402
+from intune_gpu.dali.source import PipelineSource as PipelineSource  # noqa: E402

@@ -1,29 +1,28 @@
-"""The graph that DALI runs: packed rows come out of an external source, a Python operator makes the batch."""
+"""The graph that DALI runs: packed rows come out of an external source, a stage makes the batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from nvidia.dali import Pipeline, fn, types
-from torch.utils.dlpack import from_dlpack
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from intune_gpu.core.errors import IntuneError, ResumeError, StageError
-from intune_gpu.dali.packing import Bytes, Packed, number_of, unpack
+from intune_gpu.dali.packing import Bytes, Packed
+from intune_gpu.dali.stages import Stage
 from intune_gpu.engine.batch import Batch
-from intune_gpu.engine.program import Program
-from intune_gpu.kernels.denormals import denormals_kept
 
 
 class Graph:
     """One DALI pipeline, run epoch after epoch. A whole batch is one sample; one thread calls its methods.
 
     Args:
-        program: of the recipe.
+        stage: what makes batches, and where.
+        group: samples that DALI is given at once, at most: an iteration costs it some 0.3 ms, whatever is in it.
         num_threads: of DALI's own.
-        prefetch_queue_depth: batches that DALI has in the making or ready.
+        prefetch_queue_depth: groups that DALI has in the making or ready.
         checkpointing: whether DALI keeps track of its state, for `checkpoint`.
         checkpoint: what an earlier graph's `checkpoint` gave, to go on from there.
 
@@ -33,31 +32,30 @@ class Graph:
 
     def __init__(
         self,
-        program: Program,
+        stage: Stage,
         *,
+        group: int = 1,
         num_threads: int = 1,
         prefetch_queue_depth: int = 2,
         checkpointing: bool = False,
         checkpoint: bytes | None = None,
     ) -> None:
-        self._keys = program.keys
         # DALI holds these two where Python's collector does not look: they must not lead back to the pipeline.
-        self._source = _Source()
-        self._stage = _Stage(program, self._source.ahead)
+        self._source, self._stage = _Source(group), stage
+        self._ready: deque[int] = deque()
         self._begun = False
         self._pipeline: Any = Pipeline(
-            batch_size=1,
+            batch_size=group,
             num_threads=num_threads,
-            device_id=None,
+            device_id=stage.device_id,
             prefetch_queue_depth=prefetch_queue_depth,
-            exec_dynamic=True,  # only there are outputs handed over without a copy
+            exec_dynamic=True,  # only there a stream can wait for outputs in place of the host
             enable_checkpointing=checkpointing or checkpoint is not None,
             checkpoint=checkpoint,
         )
         with self._pipeline:
             raw = fn.external_source(source=self._source, no_copy=True, dtype=types.UINT8, ndim=1)
-            made: Any = fn.python_function(raw, function=self._stage.run, num_outputs=4)
-            self._pipeline.set_outputs(*made)
+            self._pipeline.set_outputs(stage.operator(raw, self._source.ahead))
         try:
             self._pipeline.build()
         except RuntimeError as error:
@@ -82,29 +80,20 @@ class Graph:
             StageError: the transform of this batch failed.
             IntuneError: what `batches` raised, once all before it was taken.
         """
-        pipeline = self._pipeline
-        if not self._begun:
-            self._begun = True
-            pipeline.schedule_run()
-        outputs = _outputs(pipeline)
-        if outputs is None:
+        if not self._ready and not self._next_group():
             error = self._source.error
             self._drain()
             if error is not None:
                 raise error
             return None
-        number = next(iter(self._source.ahead))
+        number = self._ready.popleft()
         packed = self._source.ahead.pop(number)
-        dense, values, lengths, label = (from_dlpack(part.as_tensor())[0] for part in outputs)
-        fault = self._stage.faults.pop(number, None)
-        del outputs
-        pipeline.release_outputs()
-        if fault is not None:
+        made = self._stage.take(number, packed)
+        if isinstance(made, Exception):
             self._source.rest = None
-            raise StageError(f"transform stage in DALI: {type(fault).__name__}: {fault}", stage="transform") from fault
-        pipeline.schedule_run()
-        sparse = KeyedJaggedTensor(keys=self._keys, values=values, lengths=lengths, stride=packed.rows)
-        return Batch(dense, sparse, label, packed.cursor)
+            self._ready.clear()
+            raise StageError(f"transform stage in DALI: {type(made).__name__}: {made}", stage="transform") from made
+        return replace(made, cursor=packed.cursor)
 
     def checkpoint(self, data: str) -> bytes:
         """Return DALI's state behind the batch that was taken last, with `data` beside it."""
@@ -116,90 +105,89 @@ class Graph:
             self._drain()
         self._pipeline = None
 
+    def _next_group(self) -> bool:
+        """Wait until a group is made, and let DALI begin another one; whether there was one."""
+        if not self._begun:
+            self._begun = True
+            self._pipeline.schedule_run()
+        if not _wait(self._pipeline, self._stage.stream()):
+            return False
+        self._ready.extend(self._source.groups.popleft())
+        self._pipeline.schedule_run()
+        return True
+
     def _drain(self) -> None:
         """Take what DALI has of the running epoch, so that it can begin another one."""
         self._source.rest = None
         if self._begun:
-            while _outputs(self._pipeline) is not None:
-                self._pipeline.release_outputs()
+            while _wait(self._pipeline):
                 self._pipeline.schedule_run()
             self._pipeline.reset()
         self._begun = False
+        self._ready.clear()
+        self._stage.clear()
         self._source.clear()
-        self._stage.faults.clear()
 
 
 class _Source:
     """What DALI asks for raw rows, by their number in its epoch.
 
+    Args:
+        group: samples to give at once, at most.
+
     Attributes:
         rest: of the epoch; None where no more is to come.
+        groups: numbers of the samples that DALI was given at once, of what was not taken.
         ahead: number → what DALI was given and nobody has taken, in order: it reads there without a copy.
         error: what ended the epoch too early.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, group: int) -> None:
         self.rest: Iterator[Packed] | None = None
+        self.groups: deque[list[int]] = deque()
         self.ahead: dict[int, Packed] = {}
         self.error: Exception | None = None
-        self._number = 0
+        self._group, self._number = group, 0
         self._index: int | None = None
 
     def __call__(self, index: int) -> list[Bytes]:
-        """Return the next sample; DALI calls it in the thread that calls `take`."""
+        """Return the next samples; DALI calls it in the thread that calls `take`."""
         if self.rest is None:
             raise StopIteration
         if self._index is not None and index != self._index + 1:
-            raise IntuneError(f"DALI: expected to be asked for batch {self._index + 1} of the epoch, found {index}")
-        try:
-            packed = next(self.rest)
-        except StopIteration:
-            self.rest = None
-            raise
-        except Exception as error:  # DALI would drop the batches that it has: it ends the epoch, behind the last one
-            self.error, self.rest = error, None
-            raise StopIteration from error
-        self._index, self._number = index, self._number + 1
-        self.ahead[self._number] = packed
-        return [packed.numbered(self._number)]
+            raise IntuneError(f"DALI: expected to be asked for group {self._index + 1} of the epoch, found {index}")
+        numbers: list[int] = []
+        samples: list[Bytes] = []
+        while self.rest is not None and len(samples) < self._group:
+            try:
+                packed = next(self.rest)
+            except StopIteration:
+                self.rest = None
+                break
+            except Exception as error:  # DALI would drop the batches that it has: it ends behind the last one
+                self.error, self.rest = error, None
+                break
+            self._number += 1
+            self.ahead[self._number] = packed
+            numbers.append(self._number)
+            samples.append(packed.numbered(self._number))
+        if not samples:
+            raise StopIteration
+        self._index = index
+        self.groups.append(numbers)
+        return samples
 
     def clear(self) -> None:
         """Forget the epoch."""
         self.ahead.clear()
+        self.groups.clear()
         self.error, self._index = None, None
 
 
-class _Stage:
-    """What DALI calls in a thread of its own to make a batch of a sample.
-
-    Args:
-        program: of the recipe.
-        ahead: number of a sample → what of it is not bytes.
-
-    Attributes:
-        faults: number of a sample → what went wrong with it.
-    """
-
-    def __init__(self, program: Program, ahead: Mapping[int, Packed]) -> None:
-        self.faults: dict[int, Exception] = {}
-        self._program, self._ahead = program, ahead
-
-    def run(self, buffer: Bytes) -> tuple[np.ndarray[Any, Any], ...]:
-        """Return dense (B, D), values (ids,), lengths (F * B,) and label (B,)."""
-        try:
-            with denormals_kept():
-                batch = self._program.run(unpack(buffer, self._ahead[number_of(buffer)]))
-        except Exception as error:  # raised in place of its batch; inside DALI it would end those before it, too
-            self.faults[number_of(buffer)] = error
-            index = self._program.index_dtype
-            return np.empty((0, 0), np.float32), np.empty(0, index), np.empty(0, np.int32), np.empty(0, np.float32)
-        sparse = batch.sparse
-        return batch.dense.numpy(), sparse.values().numpy(), sparse.lengths().numpy(), batch.label.numpy()
-
-
-def _outputs(pipeline: Any) -> Any:
-    """Return the outputs of the next batch, or None behind the last one."""
+def _wait(pipeline: Any, stream: Any = None) -> bool:
+    """Wait for the outputs of the next batch, or let a stream wait; whether there is one."""
     try:
-        return pipeline.share_outputs()
+        pipeline.outputs(stream)
     except StopIteration:
-        return None
+        return False
+    return True

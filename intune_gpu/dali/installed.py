@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from intune_gpu.core.errors import DeviceError, MissingPackageError
-from intune_gpu.core.gpu import find_driver
+from intune_gpu.core.gpu import Driver, find_driver
 from intune_gpu.core.packages import EXTRAS, need
+from intune_gpu.engine.gpu.opening import WAY_OUT, open_device
 
 OLDEST = (2, 4)
 """Of DALI, major and minor; the next major may be another thing."""
@@ -38,25 +39,34 @@ def check_version(version: str) -> None:
         )
 
 
-def check_device(device_id: int | None, gpus: int | None = None) -> None:
+def check_device(device_id: int | None, driver: Driver | None = None) -> None:
     """Refuse a device that is not there, or that batches cannot be made on.
 
     Args:
         device_id: None for host memory, or the number of a GPU.
-        gpus: how many there are; None to ask the driver.
+        driver: what it says of itself; None to ask it.
 
     Raises:
-        DeviceError: it is not None.
+        DeviceError: there is no such GPU, or torch cannot use it.
+        MissingPackageError: numba-cuda is not installed.
     """
     if device_id is None:
         return
-    count = find_driver().gpus if gpus is None else gpus
+    driver = find_driver() if driver is None else driver
+    count = driver.gpus
     if isinstance(device_id, bool) or not isinstance(device_id, int) or not 0 <= device_id < count:
-        there = f"0 to {count - 1}" if count else "no number, since the driver shows no GPU"
+        there = f"of a GPU 0 to {count - 1}" if count else f"of a GPU, of which {_lack(driver)}"
         raise DeviceError(
-            f"device_id: expected None for host memory, or of a GPU {there}, found {device_id!r}; use device_id=None"
+            f"device_id: expected None for host memory, or the number {there}, found {device_id!r}; use device_id=None"
         )
-    raise DeviceError(
-        f"device_id: expected None, since inside DALI batches are made in host memory only, found {device_id}; use "
-        f'device_id=None, or intune_gpu.Loader(..., device="cuda:{device_id}")'
-    )
+    try:
+        open_device(f"cuda:{device_id}")
+    except DeviceError as error:
+        raise DeviceError(f"device_id: {str(error).removesuffix(WAY_OUT)}use device_id=None") from error
+
+
+def _lack(driver: Driver) -> str:
+    """Return why there is no GPU, in words."""
+    if driver.cuda is None:
+        return f"there is none, since NVIDIA's driver cannot be loaded ({driver.fault})"
+    return "the driver shows none" + (f" ({driver.fault})" if driver.fault else "")

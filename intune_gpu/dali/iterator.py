@@ -11,7 +11,6 @@ from nvidia.dali.plugin.base_iterator import LastBatchPolicy
 
 from intune_gpu.core.cursor import Cursor
 from intune_gpu.core.source import Source
-from intune_gpu.dali.installed import check_device
 from intune_gpu.dali.loader import DALILoader, Loading
 from intune_gpu.engine.batch import Batch
 from intune_gpu.recipe import Recipe
@@ -36,9 +35,11 @@ class DALIRecIterator(Iterator[list[dict[str, Any]]]):
         source: a file, directory, glob, URL or list of these; or a `Source`, which stays open.
         recipe: what to compute.
         batch_size: rows of a batch.
-        device_id: None: batches are made in host memory. No GPU's number will do in this version.
+        device_id: None: batches are made in host memory. Or the number of a GPU: they are made there, on DALI's stream,
+            for torch's current stream.
         num_threads: of DALI's; decoding has threads of its own, see `readers`.
-        prefetch_queue_depth: batches that DALI has in the making or ready.
+        prefetch_queue_depth: iterations that DALI has in the making or ready: of one batch, or in host memory of as
+            many as hold 8,192 rows.
         last_batch_policy: `PARTIAL` gives a last batch of fewer rows, `DROP` leaves it out.
         auto_reset: True or `"yes"`: begin the next epoch without being asked.
         enable_checkpointing: let DALI keep track of its state, for `checkpoints`.
@@ -47,7 +48,8 @@ class DALIRecIterator(Iterator[list[dict[str, Any]]]):
             `transformers`, `prefetch_bytes`, `on_bad_row`, `max_bad_fraction`, `quarantine_dir`, `index_dtype`.
 
     Raises:
-        DeviceError: `device_id` is not None.
+        DeviceError: there is no such GPU, or it cannot be used.
+        MissingPackageError: the GPU needs a package that is not installed.
         ResumeError: the checkpoint is of other data, recipe or settings, or not a checkpoint.
         ValueError: an argument is out of range, or the last batch is to be filled up.
         RecipeError, DataError, BudgetError: as `Loader` does.
@@ -68,7 +70,6 @@ class DALIRecIterator(Iterator[list[dict[str, Any]]]):
         checkpoint: bytes | None = None,
         **loading: Unpack[Loading],
     ) -> None:
-        check_device(device_id)
         _check_policy(last_batch_policy)
         if auto_reset not in _AUTO_RESET:
             raise ValueError(f'auto_reset: expected True, False, "yes" or "no", found {auto_reset!r}')
@@ -79,6 +80,7 @@ class DALIRecIterator(Iterator[list[dict[str, Any]]]):
             source,
             recipe,
             batch_size=batch_size,
+            device_id=device_id,
             drop_last=last_batch_policy == LastBatchPolicy.DROP,
             num_threads=num_threads,
             prefetch_queue_depth=prefetch_queue_depth,

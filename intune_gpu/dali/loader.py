@@ -12,7 +12,9 @@ from intune_gpu.core.cursor import Cursor
 from intune_gpu.core.errors import IntuneError, ResumeError
 from intune_gpu.core.source import Source
 from intune_gpu.dali.graph import Graph
+from intune_gpu.dali.installed import check_device
 from intune_gpu.dali.packing import Packed, pack
+from intune_gpu.dali.stages import DeviceStage, HostStage, Stage
 from intune_gpu.engine.batch import Batch
 from intune_gpu.engine.program import Program
 from intune_gpu.engine.state import Transform
@@ -20,6 +22,9 @@ from intune_gpu.loader import Loader
 from intune_gpu.recipe import Recipe
 from intune_gpu.sources.files import Paths
 from intune_gpu.tuner.policy import Policy
+
+GROUP_ROWS = 8_192
+"""Rows of small batches that DALI makes in one iteration."""
 
 
 class Loading(TypedDict, total=False):
@@ -46,22 +51,26 @@ class Loading(TypedDict, total=False):
 class DALILoader(Loader):
     """A `Loader` that reads, orders and packs raw rows in its own threads, and lets DALI make batches of them.
 
-    Batches are those of `Loader`, bit for bit, in host memory. DALI runs ahead by `prefetch_queue_depth` batches, which
-    `prefetch_bytes` does not count; bad rows are written when DALI takes them over, so that far ahead of the trainer.
+    Batches are those of `Loader`, bit for bit, in host memory or on a GPU. DALI runs ahead by `prefetch_queue_depth`
+    iterations, of one batch or, in host memory, of as many as hold `GROUP_ROWS` rows. `prefetch_bytes` does not count
+    them; bad rows are written when DALI takes them over, so that far ahead of the trainer.
 
     Args:
         data: as `Loader` takes it.
         recipe: what to compute.
         batch_size: rows of a batch.
+        device_id: None for host memory, or the number of a GPU.
         drop_last: leave out a last batch of fewer rows.
         num_threads: of DALI's.
-        prefetch_queue_depth: batches that DALI has in the making or ready.
+        prefetch_queue_depth: iterations that DALI has in the making or ready.
         enable_checkpointing: let DALI keep track of its state, for `checkpoint`.
         checkpoint: what `checkpoint` gave, to go on from there.
         loading: the other arguments of `Loader`.
 
     Raises:
         ResumeError: the checkpoint is of other data, recipe or settings, or not a checkpoint.
+        DeviceError: there is no such GPU, or it cannot be used.
+        MissingPackageError: the GPU needs a package that is not installed.
         RecipeError, DataError, BudgetError, ValueError: as `Loader` does.
     """
 
@@ -71,6 +80,7 @@ class DALILoader(Loader):
         recipe: Recipe,
         *,
         batch_size: int = 8192,
+        device_id: int | None = None,
         drop_last: bool = False,
         num_threads: int = 1,
         prefetch_queue_depth: int = 2,
@@ -81,13 +91,16 @@ class DALILoader(Loader):
         for name, count in (("num_threads", num_threads), ("prefetch_queue_depth", prefetch_queue_depth)):
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise ValueError(f"{name}: expected at least 1, found {count!r}")
+        check_device(device_id)
+        self._device_id, self._slots = device_id, prefetch_queue_depth + 2
         self._graph: Graph | None = None
         self._given: Cursor | None = None
         self._turn = 0
         super().__init__(data, recipe, batch_size=batch_size, drop_last=drop_last, device="cpu", **loading)
         self._new_graph = partial(
             Graph,
-            self._program,
+            self._stage,
+            group=max(1, GROUP_ROWS // batch_size) if device_id is None else 1,
             num_threads=num_threads,
             prefetch_queue_depth=prefetch_queue_depth,
             checkpointing=enable_checkpointing,
@@ -138,13 +151,18 @@ class DALILoader(Loader):
         self._graph = None
 
     def _transform_of(self, program: Program) -> Transform[Packed]:
-        self._program = program
+        self._stage = stage = self._stage_of(program)
         return Transform(
-            lambda raw: pack(raw, self._pool),
+            lambda raw: pack(raw, stage.memory),
             lambda packed: packed.buffer.nbytes,
             2 * self._batch_size * self._source.row_nbytes,
             lambda packed: packed.rows,
         )
+
+    def _stage_of(self, program: Program) -> Stage:
+        if self._device_id is None:
+            return HostStage(program, self._pool)
+        return DeviceStage(program, self._device_id, self._slots)
 
     def _made(self, packed: Iterator[Packed], turn: int) -> Iterator[Batch]:
         if self._given is None:

@@ -8,12 +8,11 @@ once a batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import Addresses, FlatColumn, RawBatch
 from intune_gpu.core.cursor import Cursor
 from intune_gpu.kernels.memory import address_of
@@ -53,7 +52,15 @@ def number_of(buffer: Bytes) -> int:
     return int(buffer[:8].view(np.int64)[0])
 
 
-def pack(raw: RawBatch, pool: BufferPool) -> Packed:
+class Memory(Protocol):
+    """Where buffers come from; a `BufferPool` is one."""
+
+    def take(self, nbytes: int) -> Bytes:
+        """Return (nbytes,) uint8 that stays the caller's as long as a view of it lives."""
+        ...
+
+
+def pack(raw: RawBatch, pool: Memory) -> Packed:
     """Copy the rows of a batch, and nothing around them, into one buffer.
 
     Args:
@@ -75,8 +82,9 @@ def pack(raw: RawBatch, pool: BufferPool) -> Packed:
     table = buffer[ALIGNMENT : ALIGNMENT + 32 * len(here.names)].view(np.int64)
     table[:] = 0
     pack_cpu(here.table, sizes, chosen, rows, base + begin, base + begin, base + ALIGNMENT)
-    for (_, column), own in zip(lists, placed, strict=True):
+    for (name, column), own in zip(lists, placed, strict=True):
         own.write(buffer, column)
+        table.reshape(-1, 4)[here.names.index(name)] = own.entry(base)
     buffer[8:16].view(np.int64)[0] = base
     return Packed(buffer, rows, here, tuple(placed))
 
@@ -88,14 +96,29 @@ def unpack(buffer: Bytes, packed: Packed) -> RawBatch:
         buffer: that of `packed`, or a copy of it.
         packed: what does not stand in it.
     """
-    like = packed.like
+    addresses = _addresses(buffer, packed.like, address_of(buffer))
+    return RawBatch({own.name: own.read(buffer) for own in packed.lists}, packed.rows, addresses)
+
+
+def unpack_at(packed: Packed, address: int) -> RawBatch:
+    """Return rows whose buffer was copied to another memory, which must outlive them.
+
+    Args:
+        packed: whose buffer is still there: where lists begin and end is read from it.
+        address: of the copy; the addresses of the rows are its, those of list columns are of their elements.
+    """
+    addresses = _addresses(packed.buffer, packed.like, address)
+    return RawBatch({own.name: own.read(packed.buffer) for own in packed.lists}, packed.rows, addresses)
+
+
+def _addresses(buffer: Bytes, like: Addresses, address: int) -> Addresses:
+    """Return where columns stand in a copy of a buffer that begins at an address."""
     table = buffer[ALIGNMENT : ALIGNMENT + 32 * len(like.names)].view(np.int64).reshape(-1, 4).copy()
-    moved = address_of(buffer) - int(buffer[8:16].view(np.int64)[0])
+    moved = address - int(buffer[8:16].view(np.int64)[0])
     if moved:
         pointers = table[:, _POINTERS]
         table[:, _POINTERS] = np.where(pointers == 0, 0, pointers + moved)
-    addresses = Addresses(like.names, table, like.step, like.dtypes, like.dictionaries)
-    return RawBatch({own.name: own.read(buffer) for own in packed.lists}, packed.rows, addresses)
+    return Addresses(like.names, table, like.step, like.dtypes, like.dictionaries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +143,11 @@ class _List:
         for part, view in zip(_parts(column), self._views(buffer), strict=True):
             if part is not None and view is not None:
                 view[:] = part
+
+    def entry(self, base: int) -> tuple[int, int, int, int]:
+        """Return the elements' row of a table of addresses, in a buffer that begins at `base`."""
+        values, bits, offsets, _ = (0 if place is None else base + place[0] for place in self.places)
+        return values, bits, self.bit, offsets
 
     def read(self, buffer: Bytes) -> FlatColumn:
         """Return the column."""
@@ -152,7 +180,7 @@ def _own(column: FlatColumn) -> FlatColumn:
     return FlatColumn(values, bits, bit, offsets, column.row_offsets - first)
 
 
-def _aligned(pool: BufferPool, nbytes: int) -> Bytes:
+def _aligned(pool: Memory, nbytes: int) -> Bytes:
     memory = pool.take(nbytes + ALIGNMENT)
     skip = -address_of(memory) % ALIGNMENT
     return memory[skip : skip + nbytes]

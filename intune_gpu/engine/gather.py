@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from intune_gpu.core.buffers import BufferPool
+from intune_gpu.core.buffers import BufferPool, size_class
 from intune_gpu.core.columns import Chunk, FlatColumn, RawBatch
 from intune_gpu.core.rows import join, packed, scatter, scatter_present, take
 from intune_gpu.engine.bad_rows import FoundBadRow
@@ -34,16 +34,19 @@ class OrderedWindow:
         raw: all its columns and physical rows, bad ones included.
         bad_places: (k,) int64, ascending.
         bad: the bad rows at these places.
+        pooled: names of the columns whose values stand in buffers of the pool.
     """
 
     raw: RawBatch
     bad_places: npt.NDArray[np.int64]
     bad: tuple[FoundBadRow, ...]
+    pooled: frozenset[str] = field(default=frozenset(), kw_only=True)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all buffers."""
-        return raw_nbytes(self.raw)
+        rounded = (self.raw.columns[name].values.nbytes for name in self.pooled)
+        return raw_nbytes(self.raw) + sum(size_class(nbytes) - nbytes for nbytes in rounded)
 
     def bad_between(self, start: int, stop: int) -> tuple[FoundBadRow, ...]:
         """Return the bad rows at places `start` to `stop`."""
@@ -150,6 +153,7 @@ class Assembly:
     def finish(self) -> OrderedWindow:
         """Return the window, once it is complete."""
         columns: dict[str, FlatColumn] = {}
+        pooled = frozenset(self._values)
         back: npt.NDArray[np.int64] | None = None
         for name in self._names:
             if name in self._values:
@@ -162,7 +166,18 @@ class Assembly:
                 columns[name] = take(join(_there(self._ragged.pop(name))), back)
         self._bad.sort(key=lambda found: found[0])
         bad_places = np.array([place for place, _ in self._bad], np.int64)
-        return OrderedWindow(RawBatch(columns, self._rows), bad_places, tuple(found for _, found in self._bad))
+        found = tuple(found for _, found in self._bad)
+        return OrderedWindow(RawBatch(columns, self._rows), bad_places, found, pooled=pooled)
+
+    @property
+    def order_bytes(self) -> int:
+        """Bytes that `finish` takes besides the window and its chunks: places, null bits as bytes, copies of a column.
+
+        Strings and lists are put together, then taken row by row, one column after another.
+        """
+        fixed = self._places.nbytes + sum(bits.nbytes for bits in self._present.values())
+        copies = [sum(_copied_bytes(column) for column in _there(parts)) for parts in self._ragged.values()]
+        return fixed + (8 * self._rows + max(copies) if copies else 0)
 
     def _make_room(self, name: str, column: FlatColumn) -> None:
         dtype = column.values.dtype
@@ -176,6 +191,11 @@ class Assembly:
     def _places_of(self, position: int, chunk: Chunk) -> npt.NDArray[np.int32]:
         start = self._starts[position]
         return self._places[start : start + chunk.rows]
+
+
+def _copied_bytes(column: FlatColumn) -> int:
+    """Return the bytes of a copy, and a number for each element while it is made."""
+    return column.nbytes + 9 * (len(column.values) if column.offsets is None else len(column.offsets))
 
 
 def _there(columns: Iterable[FlatColumn | None]) -> list[FlatColumn]:

@@ -58,7 +58,6 @@ class _Joined(Mapping[str, FlatColumn]):
     """Columns in one buffer, each made when it is asked for; strings and lists stand beside it."""
 
     def __init__(self, like: Addresses, capacity: int, pool: BufferPool) -> None:
-        self.like = like
         self.rows = 0
         bitmap = (capacity + 63) // 32 * 4  # whole words, and one to spill into
         sizes = -(-like.sizes * capacity // ALIGNMENT) * ALIGNMENT
@@ -71,6 +70,7 @@ class _Joined(Mapping[str, FlatColumn]):
         self.ragged: dict[str, list[FlatColumn]] = {
             name: [] for name, size in zip(like.names, like.sizes, strict=True) if size == 0
         }
+        self.like = Addresses(like.names, like.table, like.step, like.dtypes)  # without the first part's dictionaries
 
     def addresses(self) -> Addresses | None:
         """Return where the columns stand; None where some do not stand in the buffer."""

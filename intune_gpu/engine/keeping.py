@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import Chunk
-from intune_gpu.core.source import Source
+from intune_gpu.core.source import HalfRead, Source
 from intune_gpu.engine.gather import Assembly, OrderedWindow, ordered_chunk
 from intune_gpu.engine.joining import Joiner
 from intune_gpu.engine.order import EpochOrder
@@ -17,6 +17,10 @@ class Keeping(Protocol):
 
     Whatever the place, the same rows come in the same order with the same bad rows: it is no part of what a batch is.
     """
+
+    def half_read(self, source: Source, index: int, window: int) -> HalfRead | None:
+        """Begin to decode a chunk for a window; None where nothing is known before the whole is there."""
+        ...
 
     def read(self, source: Source, index: int, window: int) -> Any:
         """Return a decoded chunk for a window; `core.columns.Chunk` in host memory."""
@@ -44,6 +48,10 @@ class InHostMemory:
 
     def __init__(self, pool: BufferPool) -> None:
         self._pool = pool
+
+    def half_read(self, source: Source, index: int, window: int) -> HalfRead | None:
+        """Begin to decode a chunk."""
+        return source.half_read(index)
 
     def read(self, source: Source, index: int, window: int) -> Chunk:
         """Decode a chunk."""

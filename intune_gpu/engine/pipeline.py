@@ -16,6 +16,7 @@ from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.errors import IntuneError, StageError
 from intune_gpu.core.plan import Plan
 from intune_gpu.core.source import Source
+from intune_gpu.engine.budget import Budget
 from intune_gpu.engine.keeping import Keeping
 from intune_gpu.engine.order import Run
 from intune_gpu.engine.reader import do_read, next_read
@@ -43,6 +44,7 @@ class Pipeline(Generic[T]):
         pool: memory for shuffled windows, warm from epoch to epoch.
         step: what each step of a worker goes through.
         keeping: where rows are kept between reading and transform; None for host memory.
+        budget: what things cost, and turned out to; None where any plan will do.
     """
 
     def __init__(
@@ -55,8 +57,10 @@ class Pipeline(Generic[T]):
         pool: BufferPool,
         step: Step = do_step,
         keeping: Keeping | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        self._state = RunState(source, run, transform, plan, clocks, pool, step, keeping)
+        self._state = RunState(source, run, transform, plan, clocks, pool, step, keeping, budget)
+        self._state.resized = self._resize
         self._workers: dict[tuple[str, int], threading.Thread] = {}
         self._leaving: list[threading.Thread] = []
         self._running = False
@@ -102,15 +106,19 @@ class Pipeline(Generic[T]):
             state.bytes_changed()
         return outcome
 
+    @property
+    def plan(self) -> Plan:
+        """What runs: of the workers that were asked for, those that the budget allows now."""
+        return self._state.plan
+
     def apply(self, plan: Plan) -> None:
         """Change workers and budget, now. Workers that are too many end at their next step."""
         state = self._state
         with state.lock:
-            state.plan = plan
-            if self._running and not state.stopping:
-                self._spawn()
-            state.may_read.notify_all()
-            state.may_transform.notify_all()
+            state.asked = plan
+            state.fit()
+            self._resize()
+            state.bytes_changed()
 
     def close(self) -> None:
         """Stop and wait for the threads, at most `JOIN_S`. May be called more than once, from any thread."""
@@ -138,7 +146,7 @@ class Pipeline(Generic[T]):
                 transformers=stages.count("transform"),
                 ready_batches=len(state.finished),
                 ready_windows=state.schedule.ready_windows,
-                in_flight_bytes=state.schedule.in_flight_bytes,
+                in_flight_bytes=state.held_bytes,
             )
 
     def _start(self, now: float) -> None:
@@ -150,6 +158,14 @@ class Pipeline(Generic[T]):
             if not state.stopping:
                 self._spawn()
 
+    def _resize(self) -> None:
+        """Let there be as many threads as the plan says. The caller holds the lock."""
+        state = self._state
+        if self._running and not state.stopping:
+            self._spawn()
+        state.may_read.notify_all()
+        state.may_transform.notify_all()
+
     def _spawn(self) -> None:
         plan = self._state.plan
         self._leaving = [thread for thread in self._leaving if thread.is_alive()]
@@ -160,6 +176,7 @@ class Pipeline(Generic[T]):
                     thread = threading.Thread(target=self._work, args=(stage, index), name=name, daemon=True)
                     self._workers[stage, index] = thread
                     thread.start()
+        self._count()
 
     def _work(self, stage: str, index: int) -> None:
         try:
@@ -197,3 +214,7 @@ class Pipeline(Generic[T]):
         thread = self._workers.pop((stage, index), None)
         if thread is not None:
             self._leaving.append(thread)
+        self._count()
+
+    def _count(self) -> None:
+        self._state.schedule.threads = sum(stage == "read" for stage, _ in self._workers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +76,10 @@ class Program:
                 if isinstance(f.last, Bucketize)
             ],
         )
+        self._hashed = Counter(  # columns of strings → how many times each string is hashed
+            name for group in singles if group.physical == STRING for name in group.columns
+        ) + Counter({n for _, f, _ in self.groups.crosses for n in f.columns if self.physical[n] == STRING})
+        self._row_cost = self.row_nbytes + self.scratch_row_nbytes
         self._wirings: dict[tuple[str, ...], _Wiring] = {}
         self._layouts: dict[tuple[int, int], _Layout] = {}
         self._plain: dict[int, _Ids] = {}
@@ -86,6 +90,38 @@ class Program:
         """Bytes of one row of output, list features counted as one value."""
         sparse = len(self.keys) * (self.index_dtype.itemsize + 4)
         return 4 * len(self.recipe.dense_features) + 4 + sparse
+
+    @property
+    def scratch_row_nbytes(self) -> int:
+        """Bytes that a row takes besides while it is transformed: a crossed column's hash, a bucketized value.
+
+        Strings of dictionaries that are joined for one batch are hashed for it; without lists' elements.
+        """
+        crossed = {name for _, feature, _ in self.groups.crosses for name in feature.columns}
+        texts = sum(len(group.columns) for group in self.groups.singles if group.physical == STRING)
+        return 8 * (len(crossed) + texts) + 4 * len(self.groups.bucketized)
+
+    def cost(self, raw: RawBatch) -> int:
+        """Return the bytes of the batch that `run` makes of these rows, and of what it takes besides."""
+        nbytes = raw.rows * self._row_cost
+        for group in self.groups.lists:
+            offsets = raw.columns[group.columns[0]].row_offsets
+            assert offsets is not None
+            ids, first_k = int(offsets[-1] - offsets[0]), self.recipe.sparse_features[int(group.features[0])].first_k
+            if first_k is not None:
+                ids = min(ids, first_k * raw.rows)
+            # An id, and where the first k are taken, their numbers and a copy of them.
+            nbytes += max(0, ids - raw.rows) * (self.index_dtype.itemsize + (0 if first_k is None else 24))
+        return nbytes
+
+    def window_bytes(self, raw: RawBatch) -> int:
+        """Return the bytes of what is kept for the dictionaries of a window, as long as it lives."""
+        nbytes = 0
+        for name, features in self._hashed.items():
+            column = raw.columns[name]
+            if column.codes is not None and column.offsets is not None:
+                nbytes += 8 * features * (len(column.offsets) - 1)
+        return nbytes
 
     def run(self, raw: RawBatch) -> Batch:
         """Transform a batch; `raw` is only read.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Any
 
 from intune_gpu.core.columns import Chunk, ChunkInfo
 from intune_gpu.core.errors import DataError
-from intune_gpu.engine.gather import OrderedWindow
-from intune_gpu.engine.schedule import Read, Window
+from intune_gpu.engine.gather import OrderedWindow, Placing
 from intune_gpu.engine.state import RunState, since
 from intune_gpu.engine.steps import check_rows
+from intune_gpu.engine.windows import Read, Window
 
 
 def next_read(state: RunState[Any], index: int) -> Read | None:
@@ -22,57 +24,93 @@ def next_read(state: RunState[Any], index: int) -> Read | None:
         read = state.schedule.start_read(plan.prefetch_bytes, plan.transformers, state.starving)
         if read is not None:
             state.clocks.read.wait_s += since(began)
-            state.bytes_changed()
+            state.bytes_changed(idle=True)
             return read
         state.may_read.wait()
     return None
 
 
 def do_read(state: RunState[Any], read: Read) -> None:
-    """Read one chunk; what goes wrong is kept for the batch that needed it."""
+    """Read one chunk, or half of it where there is no room for more; an error is kept for the batch that needed it."""
     began = perf_counter()
-    ordered: OrderedWindow | None = None
-    failure: Exception | None = None
+    done = _Done()
     try:
-        ordered = _decode(state, read)
+        if not _decode(state, read, done):
+            with state.lock:
+                state.clocks.read.busy_s += since(began)
+                state.bytes_changed(idle=True)
+            return
     except Exception as error:
-        failure = state.named(error, "read", read.chunk)
+        done.ordered, done.error = None, state.named(error, "read", read.chunk)
+    read.half = None
     with state.lock:
         state.clocks.read.busy_s += since(began)
         state.clocks.read.rows += state.source.chunks[read.chunk].rows
-        state.schedule.end_read(read, ordered, failure)
-        state.bytes_changed()
+        state.schedule.end_read(read, done.ordered, done.nbytes, done.error)
+        state.bytes_changed(idle=True)
         if state.schedule.ready(read.window.number) is not None:
             state.window_ready.notify_all()
 
 
-def _decode(state: RunState[Any], read: Read) -> OrderedWindow | None:
-    """Read a chunk and put it in place; return its window when that was the last of it."""
+@dataclass(slots=True)
+class _Done:
+    """What came of a chunk: the window that it was the last of, with what it is charged with; or an error."""
+
+    ordered: OrderedWindow | None = None
+    nbytes: int = 0
+    error: Exception | None = None
+
+
+def _decode(state: RunState[Any], read: Read, done: _Done) -> bool:
+    """Read a chunk and put it in place; return whether it was, or else is put aside, half read."""
     window, info, step = read.window, state.source.chunks[read.chunk], partial(state.step, number=read.chunk)
-    chunk = _checked(step("decode", work=partial(state.keeping.read, state.source, read.chunk, window.number)), info)
-    assembly = window.assembly
+    if read.half is None and not _begin(state, read, step):
+        return False
+    finish: Callable[[], Any] = partial(state.keeping.read, state.source, read.chunk, window.number)
+    if read.half is not None:
+        finish, read.half = read.half.finish, None
+    chunk = _checked(step("decode", work=finish), info)
+    del finish  # it holds what was half read
+    nbytes, assembly = chunk.nbytes, window.assembly
+    with state.lock:
+        state.schedule.decoded(read, nbytes)
+        state.bytes_changed(idle=True)
     if assembly is None:
-        return _whole(state, window, step("order", work=partial(state.keeping.whole, chunk, info.file, read.chunk)))
-    with state.lock:
-        state.schedule.decoded(read, chunk.nbytes)
-        state.bytes_changed()
-    placing = assembly.add(read.position, chunk, info.file)
-    del chunk
-    if placing is None:
-        return None
-    complete = step("order", work=partial(assembly.place, placing))
-    positions = placing.positions
-    del placing
-    with state.lock:
-        state.schedule.placed(window, positions)
-        state.bytes_changed()
-    return _whole(state, window, step("order", work=assembly.finish)) if complete else None
-
-
-def _whole(state: RunState[Any], window: Window, ordered: OrderedWindow) -> OrderedWindow:
+        done.ordered = step("order", work=partial(state.keeping.whole, chunk, info.file, read.chunk))
+    else:
+        placing = assembly.add(read.position, chunk, info.file)
+        del chunk
+        if placing is None or not _placed(state, window, placing, step):
+            return True
+        with state.lock:
+            state.schedule.ordering(window, assembly.order_bytes)
+            state.bytes_changed(idle=True)
+        done.ordered = step("order", work=assembly.finish)
+        nbytes = done.ordered.nbytes
     first, stop = state.run.order.span(window.number)
-    check_rows(ordered.raw, stop - first, "the window")
-    return ordered
+    check_rows(done.ordered.raw, stop - first, "the window")
+    done.nbytes = nbytes + state.transform.window_bytes(done.ordered.raw)
+    return True
+
+
+def _begin(state: RunState[Any], read: Read, step: Any) -> bool:
+    """Read half of a chunk, where the source can; return whether the rest may be read now."""
+    half = step("begin", work=partial(state.keeping.half_read, state.source, read.chunk, read.window.number))
+    if half is None:
+        return True
+    with state.lock:
+        plan = state.plan
+        return state.schedule.halfway(read, half, plan.prefetch_bytes, plan.transformers, state.starving)
+
+
+def _placed(state: RunState[Any], window: Window, placing: Placing, step: Any) -> bool:
+    """Put chunks in their places; return whether these were the last."""
+    assert window.assembly is not None
+    complete: bool = step("order", work=partial(window.assembly.place, placing))
+    with state.lock:
+        state.schedule.placed(window, placing.positions)
+        state.bytes_changed(idle=True)
+    return complete
 
 
 def _checked(chunk: Chunk, info: ChunkInfo) -> Chunk:

@@ -1,61 +1,28 @@
 """What may start next in one epoch's run, and what it costs in bytes. Not for several threads: its user holds a lock.
 
-In flight are: every window that has begun (the estimates of its chunks, then its actual bytes), every chunk that is
-being read into a shuffled window, an estimate for each batch in the making, and every finished batch that nobody has
-taken. A chunk may start when all this, the chunk, what stands unread before it, and a batch for each idle transformer
-fit the budget. So what the next batch needs is never shut out by what comes later, and `floor_bytes` lets a run go on.
+What is counted stands in `engine/budget.py`. A chunk may start when all that is in flight, the chunk, what stands
+unread before it, and a batch for each idle transformer fit the budget. So what the next batch needs is never shut out
+by what comes later, and a floor lets a run go on.
+
+Rows may turn out larger than they were estimated. Where a source can tell before the memory is taken, the chunk waits,
+half read, until there is room; a batch waits likewise. Only what the consumer stands waiting for goes on at any price.
+So the budget is passed by what that batch needs and nobody could know: in file order, the rest of one chunk, and the
+rest of the batch; shuffled, the rest of its window.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 from intune_gpu.core.columns import ChunkInfo
-from intune_gpu.engine.gather import PLACING_ROWS, Assembly, OrderedWindow
+from intune_gpu.core.source import HalfRead, Source
+from intune_gpu.engine.budget import Budget, Ordering
+from intune_gpu.engine.gather import OrderedWindow
 from intune_gpu.engine.keeping import Keeping
-from intune_gpu.engine.order import Cut, Run, Segments, WindowUse
-
-
-@dataclass(eq=False, slots=True)
-class Window:
-    """A window that is to be read, being read, or read and not used up.
-
-    Attributes:
-        number: in the epoch.
-        spans: the places in it that the run takes.
-        uses: batches of the run that have not taken their rows yet.
-        nbytes: what it is charged with, once begun.
-        chunks: the source's numbers of its chunks.
-        assembly: where they are put in order; None in file order, where a window is one chunk.
-        charges: bytes of the chunks that are being read or wait to be put in place, by position.
-        reading: chunks that are being read.
-        begun: whether a chunk of it was started.
-        ordered: its rows, once all are there.
-        error: what stopped it, and at which of its chunks (the first, where there are several).
-    """
-
-    number: int
-    spans: Segments
-    uses: int
-    nbytes: int
-    chunks: tuple[int, ...]
-    assembly: Assembly | None
-    charges: dict[int, int] = field(default_factory=dict)
-    reading: int = 0
-    begun: bool = False
-    ordered: OrderedWindow | None = None
-    error: tuple[int, Exception] | None = None
-
-
-@dataclass(eq=False, slots=True)
-class Read:
-    """One chunk to be read: number `chunk` of the source, the `position`-th of its window."""
-
-    window: Window
-    position: int
-    chunk: int
+from intune_gpu.engine.order import Cut, Run, WindowUse
+from intune_gpu.engine.windows import Read, Window
 
 
 class Schedule:
@@ -63,34 +30,51 @@ class Schedule:
 
     Args:
         run: which rows, in which batches.
-        chunks: of the source.
-        batch_bytes: estimate of a batch in the making, its raw rows and its finished form.
+        source: of the chunks.
         keeping: where rows are kept.
+        budget: what things cost.
+
+    Attributes:
+        threads: readers that run, busy or not.
+        blocked: batches in the making that wait for rows, or for room.
+        kept_bytes: held whatever is read or made.
     """
 
-    def __init__(self, run: Run, chunks: Sequence[ChunkInfo], batch_bytes: int, keeping: Keeping) -> None:
+    def __init__(self, run: Run, source: Source, keeping: Keeping, budget: Budget) -> None:
         self.run = run
         self._keeping = keeping
-        self.batch_bytes = batch_bytes
+        self._budget = budget
+        self._ordering = Ordering.of(source.schema)
         self.next_batch = 0
-        self.reading = 0
-        self.making = 0
+        self.reading = self.blocked = 0
         self.finished_bytes = 0
-        self._chunks = chunks
+        self.threads = self.kept_bytes = 0
+        self._reads_to_come = 0
+        self._chunks: Sequence[ChunkInfo] = source.chunks
+        self._thread_bytes = source.reader_bytes
         self._window_bytes = 0
         self._reading_bytes = 0
+        self._making: dict[int, int] = {}
+        self._making_bytes = 0
         self._stop_batch = run.batches
         self._cuts: tuple[Cut, ...] = run.cuts(0) if run.batches else ()
         self._future: Iterator[WindowUse] = run.windows()
         self._exhausted = False
         self._live: dict[int, Window] = {}
         self._reads: deque[Read] = deque()
+        self._parked: list[Read] = []
         self._busy_streams: set[int] = set()
 
     @property
     def in_flight_bytes(self) -> int:
-        """Bytes of all that has begun and is not taken."""
-        return self._window_bytes + self._reading_bytes + self.making * self.batch_bytes + self.finished_bytes
+        """Bytes of all that has begun and is not taken; without idle memory, which the pool counts."""
+        held = self._window_bytes + self._reading_bytes + self._making_bytes + self.finished_bytes
+        return held + self.kept_bytes + self.threads * self._thread_bytes
+
+    @property
+    def to_come_bytes(self) -> int:
+        """Bytes of all that is charged which the pool is still to give, at most."""
+        return self._reads_to_come + self._making_bytes
 
     @property
     def ready_windows(self) -> int:
@@ -99,8 +83,8 @@ class Schedule:
 
     @property
     def has_reads(self) -> bool:
-        """Whether a chunk is left to start."""
-        return bool(self._reads) or not self._exhausted
+        """Whether a chunk is left to start, or to finish."""
+        return bool(self._reads) or bool(self._parked) or not self._exhausted
 
     @property
     def has_batch(self) -> bool:
@@ -110,20 +94,28 @@ class Schedule:
     # --- reading ---
 
     def start_read(self, prefetch_bytes: int, transformers: int, starving: int | None) -> Read | None:
-        """Return a chunk to read now, or None when nothing may start.
+        """Return a chunk to read now, or the rest of a half read one; None when nothing may start.
 
         Args:
             prefetch_bytes: the budget.
             transformers: threads that may each need room for a batch.
             starving: the batch that the consumer stands waiting for, if it does. Where that cannot come without
-                another read and none is running, the next chunk may start at any price: chunks can be bigger than their
-                estimates, and a budget can be lowered.
+                another read, and nothing is running that may let go of anything, the next chunk may start at any price:
+                chunks can be bigger than their estimates, and a budget can be lowered.
         """
-        room = prefetch_bytes - self.in_flight_bytes - max(0, transformers - self.making) * self.batch_bytes
+        room = self._room(prefetch_bytes, transformers)
         held_back = set(self._busy_streams)
+        parked = self._parked[0] if self._parked else None
+        if parked is not None and (self._lack(parked) <= room or self._is_needed(parked, starving)):
+            del self._parked[0]
+            self.reading += 1
+            self._claim(parked)
+            return parked
         index, counted = 0, -1
         while index < len(self._reads) or self._open_window():
             read = self._reads[index]
+            if parked is not None and read.place > parked.place:
+                return None
             room -= self._cost(read, counted)
             counted = read.window.number
             if room < 0 and not (index == 0 and self._is_needed(read, starving)):
@@ -137,33 +129,63 @@ class Schedule:
             index += 1
         return None
 
+    def halfway(self, read: Read, half: HalfRead, prefetch_bytes: int, transformers: int, starving: int | None) -> bool:
+        """Note how large a chunk will be; return whether it may be finished now, or else is put aside.
+
+        Args:
+            read: which.
+            half: what is there.
+            prefetch_bytes: the budget.
+            transformers: as for `start_read`.
+            starving: likewise.
+        """
+        read.half = half
+        self._see(read, half.nbytes)
+        self.reading -= 1
+        if self._lack(read) <= self._room(prefetch_bytes, transformers) or self._is_needed(read, starving):
+            self.reading += 1
+            self._claim(read)
+            return True
+        self._charge(read, max(half.held_bytes, read.window.charges.get(read.position, 0)))
+        insort(self._parked, read, key=lambda parked: parked.place)
+        return False
+
     def decoded(self, read: Read, nbytes: int) -> None:
-        """Charge a chunk that will be put in place with its actual bytes."""
-        self._charge(read, nbytes)
+        """Charge a chunk with its actual bytes: as its window, or until it is put in place there."""
+        self._see(read, nbytes)
+        self._window_charge(read.window, nbytes - read.expected_bytes)
+        read.expected_bytes = nbytes
+        self._charge(read, 0 if read.window.assembly is None else nbytes)
+        self._taken(read)
+
+    def ordering(self, window: Window, nbytes: int) -> None:
+        """Charge a window of which all chunks are there with what putting it in order takes."""
+        self._window_charge(window, nbytes - window.order_bytes)
+        window.order_bytes = nbytes
 
     def placed(self, window: Window, positions: Sequence[int]) -> None:
         """Note that chunks are in place and let go of."""
         for position in positions:
             self._reading_bytes -= window.charges.pop(position)
 
-    def end_read(self, read: Read, ordered: OrderedWindow | None, error: Exception | None) -> None:
-        """Note that a reader is done with a chunk: it may bring the whole window, or an error."""
+    def end_read(self, read: Read, ordered: OrderedWindow | None, nbytes: int, error: Exception | None) -> None:
+        """Note that a reader is done with a chunk: it may bring the whole window, of so many bytes, or an error."""
         window = read.window
         self.reading -= 1
-        window.reading -= 1
-        stream = self._chunks[read.chunk].stream
-        if stream is not None:
-            self._busy_streams.discard(stream)
+        self._done(read)
         if ordered is not None:
-            self._window_bytes += ordered.nbytes - window.nbytes
-            window.nbytes, window.ordered, window.assembly = ordered.nbytes, ordered, None
+            self._window_charge(window, nbytes - window.nbytes)
+            window.ordered, window.assembly = ordered, None
         if error is not None:
             self._charge(read, 0)
             if window.error is None or read.position < window.error[0]:
                 window.error = (read.position, error)
             # What comes before in order is still read, so that the first error in order is the one that is raised.
-            before = (window.number, read.position)
-            self._reads = deque(r for r in self._reads if (r.window.number, r.position) < before)
+            self._reads = deque(r for r in self._reads if r.place < read.place)
+            for late in [r for r in self._parked if r.place > read.place]:
+                self._parked.remove(late)
+                self._charge(late, 0)
+                self._done(late)
             self._future = iter(())
 
     def ready(self, number: int) -> Window | None:
@@ -186,15 +208,26 @@ class Schedule:
         number = self.next_batch
         if not self.has_batch:
             return None
-        if number != wanted and self.in_flight_bytes + self.batch_bytes > prefetch_bytes:
+        cost = self._budget.batch_bytes
+        if number != wanted and self.in_flight_bytes + cost > prefetch_bytes:
             return None
         if max_ahead is not None and number - wanted >= max_ahead:
             return None
         self.next_batch += 1
-        self.making += 1
+        self._making[number] = cost
+        self._making_bytes += cost
         if self.next_batch < self.run.batches:
             self._cuts = self.run.cuts(self.next_batch)
         return number
+
+    def grow_batch(self, number: int, nbytes: int, prefetch_bytes: int, wanted: int) -> bool:
+        """Charge a batch in the making with more, where that fits or it is the wanted one; return whether it was."""
+        more = nbytes - self._making[number]
+        if more > 0 and number != wanted and self.in_flight_bytes + more > prefetch_bytes:
+            return False
+        self._making[number] += max(0, more)
+        self._making_bytes += max(0, more)
+        return True
 
     def release(self, number: int) -> None:
         """Note that one batch has what it needs of a window; let go of the window after its last."""
@@ -204,9 +237,9 @@ class Schedule:
             del self._live[number]
             self._window_bytes -= window.nbytes
 
-    def end_batch(self, nbytes: int) -> None:
-        """Note that a batch is finished."""
-        self.making -= 1
+    def end_batch(self, number: int, nbytes: int) -> None:
+        """Note that a batch is finished, and is of so many bytes."""
+        self._making_bytes -= self._making.pop(number)
         self.finished_bytes += nbytes
 
     def stop_after(self, number: int) -> None:
@@ -217,29 +250,78 @@ class Schedule:
         """Let go of everything."""
         self._live.clear()
         self._reads.clear()
+        self._parked.clear()
+
+    def _room(self, prefetch_bytes: int, transformers: int) -> int:
+        idle = max(0, transformers - len(self._making))
+        return prefetch_bytes - self.in_flight_bytes - idle * self._budget.batch_bytes
 
     def _is_needed(self, read: Read, starving: int | None) -> bool:
-        if starving is None or self.reading:
+        if starving is None or self.reading or len(self._making) > self.blocked:
+            return False
+        if self.next_batch == starving and self.has_batch:  # it is about to start, and may let go of a window
             return False
         return read.window.number <= self.run.cuts(starving)[-1].window
 
     def _cost(self, read: Read, counted: int) -> int:
-        window = read.window
-        whole = 0 if window.begun or window.number == counted else window.nbytes
-        return whole + (0 if window.assembly is None else self._chunks[read.chunk].nbytes)
+        window, info, growth = read.window, self._chunks[read.chunk], self._budget.growth
+        whole = 0 if window.begun or window.number == counted else sum(self._estimate(window, growth))
+        return whole + info.scratch_bytes + (0 if window.assembly is None else int(info.nbytes * growth))
+
+    def _estimate(self, window: Window, growth: float) -> tuple[int, int]:
+        """Return (bytes of the window's rows, bytes that putting them in order takes)."""
+        nbytes = sum(int(self._chunks[chunk].nbytes * growth) for chunk in window.chunks)
+        return nbytes, 0 if window.assembly is None else self._ordering.nbytes(window.rows, nbytes)
+
+    def _lack(self, read: Read) -> int:
+        """Return what finishing a half read chunk takes beyond what it is charged with."""
+        window, half = read.window, read.half
+        assert half is not None
+        besides = half.scratch_bytes + (0 if window.assembly is None else half.nbytes)
+        return half.nbytes - read.expected_bytes + besides - window.charges.get(read.position, 0)
+
+    def _claim(self, read: Read) -> None:
+        window, half = read.window, read.half
+        assert half is not None
+        self._window_charge(window, half.nbytes - read.expected_bytes)
+        read.expected_bytes = half.nbytes
+        self._charge(read, half.scratch_bytes + (0 if window.assembly is None else half.nbytes))
 
     def _charge(self, read: Read, nbytes: int) -> None:
         charges = read.window.charges
         self._reading_bytes += nbytes - charges.get(read.position, 0)
         charges[read.position] = nbytes
 
+    def _window_charge(self, window: Window, more: int) -> None:
+        window.nbytes += more
+        self._window_bytes += more
+
+    def _see(self, read: Read, nbytes: int) -> None:
+        self._budget.saw_chunk(nbytes / max(1, self._chunks[read.chunk].nbytes))
+
+    def _taken(self, read: Read) -> None:
+        self._reads_to_come -= read.to_come_bytes
+        read.to_come_bytes = 0
+
+    def _done(self, read: Read) -> None:
+        self._taken(read)
+        read.window.reading -= 1
+        stream = self._chunks[read.chunk].stream
+        if stream is not None:
+            self._busy_streams.discard(stream)
+
     def _begin(self, read: Read) -> None:
         window, info = read.window, self._chunks[read.chunk]
+        read.to_come_bytes = info.pooled_bytes
         if not window.begun:
-            window.begun = True
-            self._window_bytes += window.nbytes
-        if window.assembly is not None:
-            self._charge(read, info.nbytes)
+            window.begun, window.growth = True, self._budget.growth
+            nbytes, window.order_bytes = self._estimate(window, window.growth)
+            self._window_charge(window, nbytes + window.order_bytes)
+            if window.assembly is not None:
+                read.to_come_bytes += window.rows * self._ordering.row_bytes
+        read.expected_bytes = int(info.nbytes * window.growth)
+        self._charge(read, info.scratch_bytes + (0 if window.assembly is None else read.expected_bytes))
+        self._reads_to_come += read.to_come_bytes
         self.reading += 1
         window.reading += 1
         if info.stream is not None:
@@ -252,52 +334,9 @@ class Schedule:
             return False
         order = self.run.order
         chunks, _ = order.window_chunks(use.window)
-        nbytes = sum(self._chunks[chunk].nbytes for chunk in chunks)
         assembly = self._keeping.assembly(order, use.window) if order.shuffled else None
-        window = Window(use.window, use.spans, use.batches, nbytes, chunks, assembly)
+        first, stop = order.span(use.window)
+        window = Window(use.window, use.spans, use.batches, chunks, assembly, stop - first)
         self._live[use.window] = window
         self._reads.extend(Read(window, position, chunk) for position, chunk in enumerate(chunks))
         return True
-
-
-def floor_bytes(
-    chunks: Sequence[ChunkInfo],
-    *,
-    shuffle: bool,
-    workers: tuple[int, int],
-    batch_bytes: int,
-    window_rows: int,
-) -> int:
-    """Return the smallest budget that is accepted: the largest window, a chunk a reader, a batch a transformer.
-
-    Shuffled, a window costs half as much again: chunks that wait to be put in order, `PLACING_ROWS` at most.
-
-    Args:
-        chunks: of the source.
-        shuffle: whether a window is more than a chunk.
-        workers: (readers, transformers).
-        batch_bytes: estimate of a batch in the making.
-        window_rows: as for `epoch_order`.
-    """
-    readers, transformers = workers
-    chunk = max((info.nbytes for info in chunks if info.rows), default=0)
-    window = chunk
-    if shuffle:
-        window = _most_bytes(chunks, window_rows) + _most_bytes(chunks, min(PLACING_ROWS, window_rows))
-    return window + readers * chunk + transformers * batch_bytes
-
-
-def _most_bytes(chunks: Sequence[ChunkInfo], rows: int) -> int:
-    """Return the most that chunks can hold of which all but the last have fewer than `rows` rows together.
-
-    Which chunks share a window changes from epoch to epoch: those with the most bytes a row could, and the largest.
-    """
-    held = [info for info in chunks if info.rows]
-    most = max((info.nbytes for info in held), default=0)
-    for info in sorted(held, key=lambda i: i.nbytes / i.rows, reverse=True):
-        part = min(rows, info.rows)
-        most += -(-info.nbytes * part // info.rows)
-        rows -= part
-        if rows == 0:
-            break
-    return min(most, sum(info.nbytes for info in held))

@@ -28,7 +28,7 @@ class LoaderStats:
         transformers: transformer threads that run now.
         ready_batches: finished batches that nobody has taken.
         ready_windows: windows that are decoded and not used up.
-        in_flight_bytes: decoded rows, batches in the making and finished batches.
+        in_flight_bytes: decoded rows, what workers need, batches in the making and finished ones, idle memory.
         prefetch_bytes: the budget for them.
         queue_fill_pct: `in_flight_bytes` as a share of the budget.
         peak_in_flight_bytes: the most that was in flight.

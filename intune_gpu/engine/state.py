@@ -1,4 +1,4 @@
-"""What the threads of one epoch's run share: one lock, three conditions, the schedule, and the finished batches."""
+"""What the threads of one epoch's run share: one lock, four conditions, the schedule, and the finished batches."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from intune_gpu.core.errors import DataError, StageError
 from intune_gpu.core.plan import Plan
 from intune_gpu.core.source import Source
 from intune_gpu.engine.bad_rows import FoundBadRow
+from intune_gpu.engine.budget import Budget, Costs
 from intune_gpu.engine.keeping import InHostMemory, Keeping
 from intune_gpu.engine.order import Run
 from intune_gpu.engine.schedule import Schedule
@@ -31,16 +32,22 @@ class Transform(Generic[T]):
     Attributes:
         run: called by several threads at once; must not keep the raw rows.
         nbytes: bytes of a finished batch.
-        batch_bytes: estimate of one batch in the making, its raw rows and its finished form.
+        batch_bytes: estimate of one batch in the making: its raw rows, its finished form, and what making it takes.
         rows: rows of a finished batch, to be checked; None where it cannot tell.
-        max_ahead: batches that may be begun and not yet taken, where something else than bytes limits them.
+        max_ahead: tells how many batches may be begun and not yet taken, where something else than bytes limits them.
+        cost: bytes that making a batch of these rows takes, its finished form included; 0 where it cannot tell.
+        window_bytes: what is kept for these rows of a window as long as it lives.
+        kept_bytes: tells what is held whatever is made.
     """
 
     run: Callable[[RawBatch], T]
     nbytes: Callable[[T], int]
     batch_bytes: int
     rows: Callable[[T], int] | None = None
-    max_ahead: int | None = None
+    max_ahead: Callable[[], int] | None = None
+    cost: Callable[[RawBatch], int] = lambda raw: 0
+    window_bytes: Callable[[RawBatch], int] = lambda raw: 0
+    kept_bytes: Callable[[], int] = lambda: 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +93,28 @@ class RunState(Generic[T]):
         pool: BufferPool,
         step: Step = do_step,
         keeping: Keeping | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.source = source
         self.run = run
         self.transform = transform
-        self.plan = plan
         self.clocks = clocks
+        self.pool = pool
         self.keeping: Keeping = InHostMemory(pool) if keeping is None else keeping
         self.step = step
-        self.schedule = Schedule(run, source.chunks, transform.batch_bytes, self.keeping)
+        self.budget = Budget(Costs(0, 0, 0, 0, transform.batch_bytes)) if budget is None else budget
+        self.asked = plan
+        self._fitted = self.budget.costs
+        self.plan = self._fitted.fit(plan)
+        self.schedule = Schedule(run, source, self.keeping, self.budget)
         # Reentrant: the garbage collector may close an abandoned run inside any thread, one of its own included.
         self.lock = threading.RLock()
         self.may_read = threading.Condition(self.lock)
         self.may_transform = threading.Condition(self.lock)
         self.window_ready = threading.Condition(self.lock)
+        self.may_grow = threading.Condition(self.lock)
+        self.growing = 0
+        self.resized: Callable[[], None] = lambda: None
         self.finished: dict[int, Delivery[T] | Exception] = {}
         self.fault: Exception | None = None
         self.wanted = 0
@@ -124,18 +139,77 @@ class RunState(Generic[T]):
             self.hungry = False
             self.news.put(None)
 
-    def bytes_changed(self) -> None:
-        """Note the peak, and let one worker of each stage look whether it may start, where there is work for it.
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of all that is in flight, and of idle memory that is not about to be used for it."""
+        schedule = self.schedule
+        return schedule.in_flight_bytes + max(0, self.pool.free_bytes - schedule.to_come_bytes)
 
-        Waking one for nothing costs a switch of threads, and on busy cores what the others have in their caches.
+    def bytes_changed(self, idle: bool = False) -> None:
+        """Note the peak, and let workers look whether they may start.
+
+        One worker of each stage is woken, where there is work for it: waking one for nothing costs a switch of threads,
+        and on busy cores what the others have in their caches.
+
+        Args:
+            idle: whether to look at idle memory too, and let go of what there is no room for.
         """
-        held = self.schedule.in_flight_bytes
+        schedule = self.schedule
+        held = schedule.in_flight_bytes
+        self.pool.room_bytes = max(0, self.plan.prefetch_bytes - held)
+        if idle:
+            held += self._trim_idle(self.pool.room_bytes)
         if held > self.clocks.peak_in_flight_bytes:
             self.clocks.peak_in_flight_bytes = held
+        if self.budget.costs is not self._fitted:
+            self.fit()
+        if schedule.has_reads:
+            self.may_read.notify()
+        if schedule.has_batch:
+            self.may_transform.notify()
+        if self.growing:
+            self.may_grow.notify_all()
+
+    def _trim_idle(self, room: int) -> int:
+        """Return the idle bytes that stay, without those that what has begun is about to take."""
+        self.schedule.kept_bytes = self.transform.kept_bytes()
+        idle, to_come = self.pool.free_bytes, self.schedule.to_come_bytes
+        if idle > room + to_come:
+            self.pool.trim(room + to_come)
+            idle = self.pool.free_bytes
+        return max(0, idle - to_come)
+
+    def fit(self) -> None:
+        """Keep as many of the workers that were asked for as the budget allows, by what is known of sizes now."""
+        self._fitted = self.budget.costs
+        plan = self._fitted.fit(self.asked)
+        if plan != self.plan:
+            self.plan = plan
+            self.resized()
+
+    def stand(self, condition: threading.Condition) -> None:
+        """Wait in the middle of a batch; the caller holds the lock. Reading may go on at any price where all do."""
+        self.schedule.blocked += 1
         if self.schedule.has_reads:
             self.may_read.notify()
-        if self.schedule.has_batch:
-            self.may_transform.notify()
+        condition.wait()
+        self.schedule.blocked -= 1
+
+    def grow_batch(self, number: int, nbytes: int) -> bool:
+        """Wait until there is room for a batch in the making to be of `nbytes`; False if the run is closed.
+
+        The batch that the consumer gets next does not wait, so that the others will not wait for ever.
+        """
+        with self.lock:
+            while not self.schedule.grow_batch(number, nbytes, self.plan.prefetch_bytes, self.wanted):
+                self.growing += 1
+                self.stand(self.may_grow)
+                self.growing -= 1
+                if self.stopping:
+                    return False
+            held = self.schedule.in_flight_bytes
+            self.clocks.peak_in_flight_bytes = max(held, self.clocks.peak_in_flight_bytes)
+            return True
 
     def stop(self) -> None:
         """Tell every thread to end."""
@@ -143,6 +217,7 @@ class RunState(Generic[T]):
         self.may_read.notify_all()
         self.may_transform.notify_all()
         self.window_ready.notify_all()
+        self.may_grow.notify_all()
         self.news.put(None)
 
     def named(self, error: Exception, stage: str, chunk: int | None, first: int = 0) -> Exception:

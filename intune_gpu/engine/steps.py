@@ -17,7 +17,8 @@ class Step(Protocol):
     did stands for whatever may go wrong in that step.
 
     Args:
-        name: `"decode"` or `"order"`, of the read stage; `"gather"` or `"transform"`, of the transform stage.
+        name: `"begin"`, `"decode"` or `"order"`, of the read stage; `"gather"` or `"transform"`, of the transform
+            stage.
         number: of the chunk, in the source, or of the batch, in the run.
         work: what the step does.
     """

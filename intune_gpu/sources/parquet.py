@@ -13,10 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,8 +26,9 @@ from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import NO_TYPES, STRING, Chunk, ChunkInfo, ColumnType, LabelRange
 from intune_gpu.core.errors import DataError
 from intune_gpu.core.rows import decoded
-from intune_gpu.core.source import Source
+from intune_gpu.core.source import HalfRead, Source
 from intune_gpu.sources.files import file_identity, is_url, open_file, read_into, unreadable
+from intune_gpu.sources.parquet_sizes import column_bytes, flat_bytes, scratch_bytes
 
 _FOOTER_THREADS = 8
 _FOOTERS_BYTES = 8 << 20
@@ -38,7 +38,6 @@ _VALUES_A_CALL = 1 << 23
 _SIGNATURE_BYTES = 28
 """Behind a footer that can be read, where columns are encrypted (Parquet Modular Encryption, section 5.2)."""
 _SAMPLE_ROWS = 1 << 13
-_TEXT_MARGIN = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ class ParquetSource(Source):
 
     A thread that reads keeps one core busy. Polars decodes on a pool of its own, so no more than
     `polars.thread_pool_size()` readers (the machine's cores, unless POLARS_MAX_THREADS says otherwise) run at once.
-    While a chunk is decoded, text takes 16 bytes an element besides what `ChunkInfo.nbytes` says.
+    Strings are decoded as views first, of which `half_read` tells how long they will be.
 
     Attributes:
         schema: the needed columns, in the order of `needed`.
@@ -96,7 +95,7 @@ class ParquetSource(Source):
         if not files:
             raise DataError("data: expected at least one Parquet file, found an empty list")
         self._label, self._label_range = label, label_range
-        self._pool = BufferPool(max_free_bytes=64 << 20)
+        self.pool = BufferPool()
         summary = _Summary([*dict.fromkeys([*needed, label] if label else needed)], types)
         with ThreadPoolExecutor(min(_FOOTER_THREADS, len(files))) as pool:
             # A few at a time, since parsed footers are large; in file order, so that every run blames the same file.
@@ -120,6 +119,14 @@ class ParquetSource(Source):
         Raises:
             DataError: the file is gone, was changed since it was opened, or does not decode; the message names it.
         """
+        return self.half_read(index).finish()
+
+    def half_read(self, index: int) -> HalfRead:
+        """Decode row group `index` as far as Arrow columns, in which strings of a dictionary share their text.
+
+        Raises:
+            DataError: as `read` does; what is left to `finish` needs no file.
+        """
         group = self._groups[index]
         file = self._files[group.file]
         _check_unchanged(file)
@@ -128,7 +135,8 @@ class ParquetSource(Source):
             table = self._decode(file, group)
         if table.num_rows != group.rows:
             raise DataError(f"{where}: expected {group.rows} rows, found {table.num_rows}; the file is damaged")
-        return chunk_from_table(table, self.schema, self._label, group.first_row, self._label_range, self._pool)
+        rest = partial(chunk_from_table, table, self.schema, self._label, group.first_row, self._label_range, self.pool)
+        return HalfRead(*flat_bytes(table, self.schema), rest)
 
     def close(self) -> None:
         """Let go of the footers kept. The source can still be read."""
@@ -175,6 +183,7 @@ class _Summary:
         self._types: dict[str, ColumnType] = {}
         self._nullable = dict.fromkeys(needed, False)
         self._uncompressed: list[dict[str, tuple[int, int]]] = []  # of lists and text: (values, bytes) a row group
+        self._hex_texts: set[str] = set()  # ids that are written as text
 
     def add(self, path: str, identity: tuple[int, int], footer: pq.FileMetaData, schema: pa.Schema) -> None:
         if footer.num_rows == 0:
@@ -205,27 +214,31 @@ class _Summary:
                 # An empty text of hex32 is missing too, and no statistics count it.
                 text = type.hex32 and column.physical_type == "BYTE_ARRAY"
                 self._nullable[name] = text or not counted or column.statistics.null_count > 0
-            if type.is_list or type.physical == STRING:
+            if type.is_list or type.hex32 or type.physical == STRING:
                 column = group.column(leaves[name])
                 sizes[name] = (column.num_values, column.total_uncompressed_size)
+                if type.hex32 and column.physical_type == "BYTE_ARRAY":
+                    self._hex_texts.add(name)
         self._uncompressed.append(sizes)
 
     def schema(self) -> dict[str, ColumnType]:
         return {name: replace(type, nullable=self._nullable[name]) for name, type in self._types.items()}
 
     def chunks(self, schema: Mapping[str, ColumnType], text_bytes: Mapping[str, float]) -> list[ChunkInfo]:
-        return [
-            ChunkInfo(
-                self.files[group.file].path,
-                group.first_row,
-                group.rows,
-                sum(
-                    _column_bytes(type, group.rows, *sizes.get(name, (group.rows, 0)), text_bytes.get(name, 0.0))
-                    for name, type in schema.items()
-                ),
-            )
-            for group, sizes in zip(self.groups, self._uncompressed, strict=True)
-        ]
+        texts = self._hex_texts | {name for name, type in schema.items() if type.physical == STRING}
+        chunks = []
+        for group, sizes in zip(self.groups, self._uncompressed, strict=True):
+            rows = group.rows
+            each = {
+                name: column_bytes(type, rows, *sizes.get(name, (rows, 0)), text_bytes.get(name, 0.0))
+                for name, type in schema.items()
+            }
+            largest = max((each[name] for name in texts - self._hex_texts), default=0)
+            scratch = scratch_bytes(rows, {name: size for name, size in sizes.items() if name in texts}, largest)
+            pooled = sum(each[name] for name in self._hex_texts)
+            path = self.files[group.file].path
+            chunks.append(ChunkInfo(path, group.first_row, rows, sum(each.values()), None, scratch, pooled))
+        return chunks
 
 
 def _footer(path: str) -> pq.FileMetaData:
@@ -341,14 +354,6 @@ def _leaf_count(type: pa.DataType) -> int:
     if pa.types.is_dictionary(type) or type.num_fields == 0:
         return 1
     return sum(_leaf_count(type.field(i).type) for i in range(type.num_fields))
-
-
-def _column_bytes(type: ColumnType, rows: int, values: int, encoded_bytes: int, text_bytes: float) -> int:
-    """Return an upper estimate of one flat column's bytes. Text is exact for plain pages, else by the sample."""
-    size = values // 8 + 2 + (8 * (rows + 1) if type.is_list else 0)
-    if type.physical != STRING:
-        return size + values * np.dtype(type.physical).itemsize
-    return size + 8 * (values + 1) + max(encoded_bytes, int(values * text_bytes * _TEXT_MARGIN))
 
 
 def _fingerprint(files: Sequence[_File], schema: Mapping[str, ColumnType]) -> str:

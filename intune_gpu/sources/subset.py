@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from intune_gpu.core.columns import Chunk, ChunkInfo, FlatColumn
 from intune_gpu.core.rows import compact, take
-from intune_gpu.core.source import Source
+from intune_gpu.core.source import HalfRead, Source
 from intune_gpu.kernels.gather import sample_cpu
 
 Rows = npt.NDArray[np.int64]
@@ -27,6 +27,7 @@ class Part(Source, ABC):
 
     def __init__(self, source: Source) -> None:
         self.source = source
+        self.pool, self.reader_bytes = source.pool, source.reader_bytes
 
     @abstractmethod
     def taken(self, index: int) -> tuple[int, Rows | None]:
@@ -71,13 +72,22 @@ class RowRange(Part):
 
     def read(self, index: int) -> Chunk:
         """Decode the chunk and slice it."""
-        number, start, stop = self._parts[index]
-        chunk = self.source.read(number)
+        return self._sliced(index, self.source.read(self._parts[index][0]))
+
+    def half_read(self, index: int) -> HalfRead | None:
+        """Decode half of the chunk."""
+        half = self.source.half_read(self._parts[index][0])
+        if half is None:
+            return None
+        return replace(half, finish=lambda: self._sliced(index, half.finish()))
+
+    def _sliced(self, index: int, chunk: Chunk) -> Chunk:
+        _, start, stop = self._parts[index]
         if (start, stop) == (0, chunk.rows):
             return chunk
         columns = {name: compact(column.slice(start, stop)) for name, column in chunk.columns.items()}
         bad = tuple(replace(b, row=b.row - start) for b in chunk.bad if start <= b.row < stop)
-        return Chunk(columns, stop - start, bad)
+        return Chunk(columns, stop - start, bad, chunk.nbytes)
 
     def taken(self, index: int) -> tuple[int, Rows | None]:
         """Return which chunk it is, and which of its rows."""
@@ -113,7 +123,14 @@ class RowSample(Part):
         self._complement = complement
         self._first = np.concatenate([[0], np.cumsum([info.rows for info in source.chunks])]).astype(np.int64)
         self.chunks: Sequence[ChunkInfo] = tuple(
-            replace(info, rows=count, nbytes=-(-info.nbytes * count // max(info.rows, 1)))
+            # The whole chunk is there while rows are copied out of it.
+            replace(
+                info,
+                rows=count,
+                nbytes=-(-info.nbytes * count // max(info.rows, 1)),
+                scratch_bytes=info.scratch_bytes + info.nbytes,
+                pooled_bytes=0,
+            )
             for info, count in zip(source.chunks, map(self._count, range(len(source.chunks))), strict=True)
         )
         self.schema = source.schema
@@ -122,7 +139,18 @@ class RowSample(Part):
 
     def read(self, index: int) -> Chunk:
         """Decode the chunk and copy the rows that are wanted."""
-        chunk = self.source.read(index)
+        return self._sampled(index, self.source.read(index))
+
+    def half_read(self, index: int) -> HalfRead | None:
+        """Decode half of the chunk."""
+        half, rows = self.source.half_read(index), max(1, self.source.chunks[index].rows)
+        if half is None:
+            return None
+        nbytes = -(-half.nbytes * self.chunks[index].rows // rows)
+        scratch = half.scratch_bytes + half.nbytes
+        return HalfRead(nbytes, half.held_bytes, scratch, lambda: self._sampled(index, half.finish()))
+
+    def _sampled(self, index: int, chunk: Chunk) -> Chunk:
         mask = self._mask(index)[0]
         if len(mask) != chunk.rows:
             return chunk  # its file changed; the loader finds that the rows do not fit, and says so

@@ -70,6 +70,8 @@ class TextSource(Source):
         RecipeError: a needed column is not there, or has no such type.
     """
 
+    pool: BufferPool
+
     def __init__(
         self,
         files: Sequence[str],
@@ -102,18 +104,24 @@ class TextSource(Source):
             TextStream(index.file, index.pieces[-1].stop) if codec_of(index.file) else None for index in self._indexes
         ]
         self._places = [(number, piece) for number, index in enumerate(self._indexes) for piece in index.pieces]
+        sizes = [self.layout.nbytes(piece.rows, piece.stop - piece.start) for _, piece in self._places]
         self.chunks = [
             ChunkInfo(
                 file=self._indexes[number].file,
                 first_row=piece.first_row,
                 rows=piece.rows,
-                nbytes=self.layout.nbytes(piece.rows, piece.stop - piece.start),
+                nbytes=size,
                 stream=None if self._streams[number] is None else number,
+                pooled_bytes=size,
             )
-            for number, piece in self._places
+            for size, (number, piece) in zip(sizes, self._places, strict=True)
         ]
         self.fingerprint = _fingerprint(self._indexes, self.layout, chunk_bytes)
-        self._scratch, self._pool = Scratch(), BufferPool(max_free_bytes=64 << 20)
+        self._scratch, self.pool = Scratch(), BufferPool()
+        fields = len(self.layout.names)
+        self.reader_bytes = max(
+            (Scratch.most_bytes(piece.stop - piece.start, piece.rows, fields) for _, piece in self._places), default=0
+        )
 
     def read(self, index: int) -> Chunk:
         """Decode chunk `index`.
@@ -124,7 +132,7 @@ class TextSource(Source):
         raw = self.raw(index)
         text = self._scratch.text(raw.nbytes, len(self.layout.names))
         raw.fill(text[: raw.nbytes])
-        decoder = ChunkDecoder(text, raw.nbytes, self.layout, self._scratch, self._pool)
+        decoder = ChunkDecoder(text, raw.nbytes, self.layout, self._scratch, self.pool)
         return decoder.decode(raw.rows, raw.first_line, raw.file)
 
     def raw(self, index: int) -> RawText:

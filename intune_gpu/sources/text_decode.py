@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from intune_gpu.core.buffers import BufferPool
+from intune_gpu.core.buffers import BufferPool, size_class
 from intune_gpu.core.columns import BadRow, Chunk, FlatColumn, LabelRange
 from intune_gpu.core.errors import DataError
 from intune_gpu.kernels.memory import BLOCK
@@ -83,8 +83,9 @@ class Layout:
         return padded * int(self._starts[-1]) + padded // 8 * len(self.columns)
 
     def nbytes(self, rows: int, text_bytes: int) -> int:
-        """Return an upper estimate of the bytes of a decoded chunk."""
-        return self.fixed_bytes(rows) + (text_bytes + self.strings * OVERRUN if self.strings else 0)
+        """Return an upper estimate of the bytes of a decoded chunk: of the pool's buffers that hold it."""
+        strings = size_class(text_bytes + self.strings * OVERRUN) if self.strings else 0
+        return size_class(self.fixed_bytes(rows)) + strings
 
     def carve(
         self, memory: npt.NDArray[np.uint8], rows: int
@@ -117,6 +118,12 @@ class Scratch(threading.local):
         self._text = np.empty(0, np.uint8)
         self._table = np.empty(0, np.int32)
         self._faults = np.empty(0, np.int32)
+
+    @staticmethod
+    def most_bytes(size: int, rows: int, fields: int) -> int:
+        """Return what a chunk of `size` bytes of text makes of them."""
+        width = fields + 1
+        return size + PADDING + fields + 4 * (rows + 1 + -(-SLACK // width)) * width + 4 * rows
 
     def text(self, size: int, fields: int) -> npt.NDArray[np.uint8]:
         """Return (size + PADDING + fields,) bytes, not cleared."""
@@ -173,6 +180,7 @@ class ChunkDecoder:
         layout = self._layout
         self._table = self._scratch.table(rows, len(layout.names) + 1)
         self._faults = self._scratch.faults(rows)
+        self._held_bytes = size_class(layout.fixed_bytes(rows))
         columns, values, bits = layout.carve(self._pool.take(layout.fixed_bytes(rows)), rows)
         missing = np.zeros(len(columns), np.int64)
         delimiter = layout.text_format.delimiter_byte
@@ -186,7 +194,7 @@ class ChunkDecoder:
         validity = [b if count else None for b, count in zip(bits, missing.tolist(), strict=True)]
         self._columns = dict(self._flat_columns(values, validity))
         self._check_label()
-        return Chunk(self._columns, rows, tuple(self._bad_rows(first_line)))
+        return Chunk(self._columns, rows, tuple(self._bad_rows(first_line)), self._held_bytes)
 
     def _read_pending(self, values: list[npt.NDArray[Any]]) -> None:
         for column, numbers in zip(self._layout.columns, values, strict=True):
@@ -199,6 +207,7 @@ class ChunkDecoder:
     ) -> Iterator[tuple[str, FlatColumn]]:
         strings = sum(int(v[-1]) for c, v in zip(self._layout.columns, values, strict=True) if c.declared == "string")
         memory = self._pool.take(strings + self._layout.strings * OVERRUN) if self._layout.strings else None
+        self._held_bytes += 0 if memory is None else size_class(len(memory))
         for column, data, bits in zip(self._layout.columns, values, validity, strict=True):
             if column.declared != "string" or memory is None:
                 yield column.name, FlatColumn(data, bits)

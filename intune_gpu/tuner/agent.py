@@ -66,7 +66,7 @@ class AgentConfig:
     all_actions: bool = True
     machines: int = 512
     steps: int = 120
-    episodes: int = 60
+    episodes: int = 40
     batch: int = 1024
     updates: int = 4
     memory: int = 400_000

@@ -118,3 +118,12 @@ def limits_of(
     room -= (transformers - 1) * transformer
     readers = min(MAX_WORKERS, max(1, at_once), 1 + room // max(1, reader))
     return Limits(*(np.array([value], np.float64) for value in (cores, readers, transformers, has_gpu)))
+
+
+def capped(limits: Limits, readers: int, transformers: int) -> Limits:
+    """Return limits with at most so many readers and transformers."""
+    readers_most, transformers_most = (
+        np.minimum(most, count)
+        for most, count in ((limits.max_readers, readers), (limits.max_transformers, transformers))
+    )
+    return Limits(limits.cores, readers_most, transformers_most, limits.has_gpu)

@@ -17,7 +17,7 @@ from intune_gpu.tuner.model import estimate
 from intune_gpu.tuner.physics import Machine, run, worker_s
 from intune_gpu.tuner.seen import Numbers, Plans, Seen
 
-DRAWS, KEPT, ROUNDS = 4000, 120, 14
+DRAWS, KEPT, ROUNDS = 3000, 100, 12
 
 FREE = (
     "read_cpu_s",

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from nvidia.dali import fn, pipeline_def
@@ -75,6 +76,74 @@ def test_samples_of_many_rows(rng: np.random.Generator) -> None:
         assert label[i].tobytes() == want.label.numpy().tobytes()
 
 
+MIXED = ig.Recipe(
+    "y",
+    dense={"x": [ig.FillMissing(0.5)], "k": [ig.FillMissing(0)]},
+    sparse={
+        "word": [ig.HashBucket(100)],
+        "code": [ig.HashBucket(100)],
+        "tags": [ig.FirstK(2), ig.HashBucket(50)],
+        "all_tags": [ig.Column("tags"), ig.HashBucket(50)],
+        "k_x_word": [ig.Cross(["k", "word"], 1000)],
+    },
+    types={"code": "hex32"},
+)
+
+
+def mixed(rows: int, rng: np.random.Generator) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """Return samples, and the table that they are of."""
+    words = [None if n % 5 == 1 else "é" * (n % 4) for n in range(rows)]
+    tags = [list(range(n, n + n % 4)) for n in range(rows)]
+    codes = ["" if n % 7 == 3 else f"{n:x}" for n in range(rows)]
+    ks: list[int | None] = [None if n % 3 == 2 else n for n in range(rows)]
+    x, y = rng.random(rows, np.float32), rng.random(rows, np.float32)
+    samples: dict[str, list[Any]] = {
+        "y": list(y),
+        "x": list(x),
+        "k": [np.int16(k or 0) for k in ks],
+        "word": [np.frombuffer(b"?" if w is None else w.encode(), np.uint8) for w in words],
+        "code": [np.frombuffer(c.encode(), np.uint8) for c in codes],
+        "tags": [np.array(t, np.int64) for t in tags],
+        "has_k": [np.uint8(k is not None) for k in ks],
+        "has_word": [np.array([w is not None]) for w in words],
+    }
+    of_lists = pa.array(tags, pa.list_(pa.int64()))
+    return samples, {"y": y, "x": x, "k": pa.array(ks, pa.int16()), "word": words, "code": codes, "tags": of_lists}
+
+
+def test_strings_lists_and_what_is_missing(rng: np.random.Generator) -> None:
+    batches = [mixed(rows, rng) for rows in (40, 1, 17)]
+    names = list(batches[0][0])
+
+    @pipeline_def(batch_size=64, num_threads=1, device_id=None)
+    def pipeline() -> Any:
+        nodes = fn.external_source(source=[[b[n] for n in names] for b, _ in batches], num_outputs=len(names))
+        given = dict(zip(names, nodes, strict=True))
+        present = {"k": given.pop("has_k"), "word": given.pop("has_word")}
+        return transform(given, MIXED, strings=["word", "code"], lists=["tags"], present=present)
+
+    built = pipeline()
+    for _, table in batches:
+        dense, ids, lengths, label = [[np.array(sample) for sample in out] for out in built.run()]
+        want = ig.transform(table, MIXED)
+        assert np.stack(dense).tobytes() == want.dense.numpy().tobytes()
+        assert np.stack(label).tobytes() == want.label.numpy().tobytes()
+        sparse = to_sparse([torch.from_numpy(row) for row in ids], MIXED, torch.from_numpy(np.stack(lengths)))
+        assert sparse.keys() == want.sparse.keys()
+        assert torch.equal(sparse.values(), want.sparse.values())
+        assert torch.equal(sparse.lengths(), want.sparse.lengths())
+
+
+def test_strings_alone_give_three_nodes(rng: np.random.Generator) -> None:
+    recipe = ig.Recipe("y", sparse={"word": [ig.HashBucket(100)]})
+    samples, table = mixed(20, rng)
+    ((_, ids, label),) = run(recipe, [{n: samples[n] for n in ("y", "word")}], strings=["word"])
+    table["word"] = ["?" if word is None else word for word in table["word"]]
+    want = ig.transform({n: table[n] for n in ("y", "word")}, recipe)
+    assert np.concatenate(ids).tolist() == want.sparse.values().tolist()
+    assert np.stack(label).tolist() == want.label.tolist()
+
+
 def test_without_labels(rng: np.random.Generator) -> None:
     table = columns_of(9, rng)
     del table["y"]
@@ -83,10 +152,27 @@ def test_without_labels(rng: np.random.Generator) -> None:
 
 
 def test_what_cannot_be_run(rng: np.random.Generator) -> None:
+    all_of: dict[str, Any] = dict.fromkeys(RECIPE.columns)
     listed = ig.Recipe("y", sparse={"tags": [ig.FirstK(2), ig.HashBucket(30)]})
     for wrong, words in (
         (lambda: transform({}, RECIPE), "columns: expected y, x, k, a, found none named x, k, a; give a DataNode"),
-        (lambda: transform({"tags": None}, listed), 'feature "tags": expected one number a row.*DALIRecIterator'),
+        (
+            lambda: transform({"tags": None}, listed),
+            'feature "tags": expected its column .*found it is not.*DALIRecIterator',
+        ),
+        (
+            lambda: transform(all_of, RECIPE, strings=["nobody"]),
+            "strings: expected names out of y, x, k, a, found 'nob",
+        ),
+        (lambda: transform(all_of, RECIPE, lists="a"), "lists: expected names of columns, found the text 'a'"),
+        (
+            lambda: transform(all_of, RECIPE, lists=["a"], strings=["a"]),
+            "column 'a': .*found it among both.*holds no li",
+        ),
+        (
+            lambda: transform(all_of, RECIPE, lists=["a"], present={"a": 1}),
+            "column 'a': expected no node that says which",
+        ),
         (lambda: transform({}, {}), "recipe: expected a Recipe, found {}"),  # type: ignore[arg-type]
         (lambda: transform({}, RECIPE, "int8"), "index_dtype: expected"),
     ):
@@ -98,13 +184,37 @@ def test_what_cannot_be_run(rng: np.random.Generator) -> None:
         run(RECIPE, [{n: list(table[n]) for n in table}])
     with pytest.raises(RuntimeError, match=r"column 'k': expected samples of one number .*found one of \(2, 2\)"):
         run(RECIPE, [columns_of(4, rng) | {"k": [np.zeros((2, 2), np.int16)] * 4}])  # type: ignore[list-item]
+    words = ig.Recipe("y", dense={"k": []}, sparse={"word": [ig.HashBucket(9)]})
+    text = [np.frombuffer(b"ab", np.uint8)] * 2
+    for samples, said in (
+        ({"word": [np.zeros((1, 2), np.uint8)] * 2}, r"a row's string or list as a sample of one dimension.*\(1, 2\)"),
+        (
+            {"word": [np.zeros(2, np.int32)] * 2},
+            r"column 'word': expected strings as bytes, \(bytes,\) uint8, found int32",
+        ),
+        ({"k": [np.zeros(2, np.int32)] * 2}, r"column 'k': expected one number a sample, since a sample with strings"),
+    ):
+        ys: dict[str, list[Any]] = {"y": [np.float32(0)] * 2, "k": [np.int32(0)] * 2, "word": text}
+        with pytest.raises(RuntimeError, match=said):
+            run(words, [ys | samples], strings=["word"])
+
+
+def run_documented(kind: str) -> dict[str, Any]:
+    """Run the example of a kind in docs/dali.md."""
+    page = (ROOT / "docs" / "dali.md").read_text()
+    (code,) = re.findall(rf"```python {kind}\n(.*?)```", page, re.DOTALL)
+    namespace: dict[str, Any] = {"__name__": kind}
+    exec(compile(code, "docs/dali.md", "exec"), namespace)
+    return namespace
 
 
 def test_the_documented_example() -> None:
-    page = (ROOT / "docs" / "dali.md").read_text()
-    (code,) = re.findall(r"```python example\n(.*?)```", page, re.DOTALL)
-    namespace: dict[str, Any] = {"__name__": "example"}
-    exec(compile(code, "docs/dali.md", "exec"), namespace)
-    losses = namespace["losses"]
+    losses = run_documented("example")["losses"]
     assert len(losses) == 24
     assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:8])
+
+
+def test_the_documented_source() -> None:
+    batches = run_documented("source")["batches"]
+    assert [len(batch) for batch in batches] == [64, 64, 64, 64, 44]
+    assert sorted(row for batch in batches for row in batch.label.tolist()) == [0.0] * 150 + [1.0] * 150

@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from intune_gpu.core.errors import DeviceError, MissingPackageError
+from intune_gpu.core.gpu import Driver
 from intune_gpu.dali.installed import check_device, check_version
 
 ABSENT = """
@@ -41,12 +43,28 @@ def test_versions_that_will_do(version: str) -> None:
 
 def test_devices() -> None:
     check_device(None)
-    for number, gpus, words in (
-        (0, 0, "no number, since the driver shows no GPU, found 0"),
-        (2, 2, "of a GPU 0 to 1, found 2"),
-        (-1, 2, "of a GPU 0 to 1, found -1"),
-        (True, 2, "found True"),
-        (1, 2, r"in host memory only, found 1; .*Loader\(\.\.\., device=\"cuda:1\"\)"),
+    absent = Driver(None, fault="libcuda.so.1: cannot open shared object file")
+    for number, driver, words in (
+        (
+            0,
+            absent,
+            r"a GPU, of which there is none, since NVIDIA's driver cannot be loaded \(libcuda.so.1: cannot open",
+        ),
+        (0, Driver((13, 0)), "a GPU, of which the driver shows none, found 0; use device_id=None"),
+        (0, Driver((13, 0), fault="error 803: mismatch"), r"the driver shows none \(error 803: mismatch\), found 0"),
+        (2, Driver((13, 0), 2), "the number of a GPU 0 to 1, found 2"),
+        (-1, Driver((13, 0), 2), "the number of a GPU 0 to 1, found -1"),
+        (True, Driver((13, 0), 2), "found True"),
+        (1.0, Driver((13, 0), 2), r"found 1\.0"),
     ):
         with pytest.raises(DeviceError, match=words):
-            check_device(number, gpus)
+            check_device(number, driver)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="torch is built for CUDA")
+def test_a_torch_that_cannot_use_the_gpu() -> None:
+    words = (
+        "device_id: device cuda:1: expected an NVIDIA GPU, and torch .* is built for the CPU only; use device_id=None$"
+    )
+    with pytest.raises(DeviceError, match=words):
+        check_device(1, Driver((13, 0), 2))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from intune_gpu.core.arrow import chunk_from_table
 from intune_gpu.core.arrow_types import table_types
 from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import RawBatch
-from intune_gpu.dali.packing import number_of, pack, unpack
+from intune_gpu.dali.packing import number_of, pack, unpack, unpack_at
+from intune_gpu.engine.gpu.program import GpuProgram
 from intune_gpu.engine.program import Program
 from tests import conformance
+from tests.devices import HostDevice
 from tests.test_loader import all_bytes
 
 
@@ -29,5 +32,11 @@ def test_there_and_back(rows: tuple[int, int]) -> None:
     assert number_of(packed.numbered(2**40)) == 2**40
     assert all_bytes([program.run(unpack(packed.buffer, packed))]) == want
     copied = np.concatenate((np.zeros(8, np.uint8), packed.buffer))[8:]  # elsewhere, and aligned otherwise
+    device = HostDevice(eager=True)
+    there = torch.from_numpy(copied)
+    aligned = device.empty(there.nbytes)
+    aligned.copy_(there)
+    made = GpuProgram(program, device).run_at(unpack_at(packed, aligned.data_ptr()))
+    assert all_bytes([made.batch]) == want
     packed.buffer[256:] = 0xFF
     assert all_bytes([program.run(unpack(copied, packed))]) == want

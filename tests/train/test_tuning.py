@@ -49,8 +49,8 @@ def test_weights_are_the_same_whatever_the_tuner_does(
     off, by_chance = metrics_of(tmp_path / "off"), metrics_of(tmp_path / "random")
     assert off["tuner"] is None
     assert not (tmp_path / "off" / "decisions.jsonl").exists()
-    assert by_chance["tuner"]["changes"] >= 3
-    assert by_chance["tuner"]["plans_tried"] >= 3
+    assert by_chance["tuner"]["changes"] >= 1
+    assert by_chance["tuner"]["plans_tried"] >= 1
     assert by_chance["tuner"]["ended"] is None
     assert by_chance["tuner"]["decisions"] == "decisions.jsonl"
     lines = read_decisions(tmp_path / "random" / "decisions.jsonl")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,15 @@ from intune_gpu.tuner.machines import draw
 from intune_gpu.tuner.observing import HIGHS, LOWS, Observer
 from intune_gpu.tuner.simulator import Simulator
 
-SMALL = AgentConfig(hidden=16, machines=24, steps=10, episodes=4, batch=128, updates=4, seed=5)
+SMALL = AgentConfig(hidden=8, machines=6, steps=5, episodes=2, batch=32, updates=1, seed=5)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def observation():  # type: ignore[no-untyped-def]
@@ -41,20 +50,27 @@ def test_observations_stay_in_their_ranges_and_absent_signals_are_flagged() -> N
 
 @pytest.mark.parametrize(
     "config",
-    [SMALL, replace(SMALL, gamma=0.5, n_step=2, all_actions=False), replace(SMALL, gamma=0.0, all_actions=False)],
+    [
+        SMALL,
+        replace(SMALL, gamma=0.5, n_step=2, all_actions=False),
+        replace(SMALL, reward="best", hide=("wait",), forbid=("readers x2",)),
+    ],
 )
-def test_training_is_reproducible_and_learns(config: AgentConfig) -> None:
+def test_training_is_reproducible(config: AgentConfig) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    reached: list[float] = []
-    agent = train(replace(config, episodes=5), lambda _episode, _loss, share: reached.append(share))
-    again = train(replace(config, episodes=5))
+    agent, again, other = (train(replace(config, seed=seed)) for seed in (5, 5, 6))
     for name, value in agent.net.state_dict().items():
         assert torch.equal(value, again.net.state_dict()[name])
     assert torch.equal(torch.get_rng_state(), before), "the training beside draws from torch's generator"
-    other = train(replace(config, episodes=1, seed=6))
     assert not torch.equal(agent.net.layers[0].weight, other.net.layers[0].weight)  # type: ignore[union-attr]
-    assert reached[-1] > reached[0]
+
+
+def test_training_learns() -> None:
+    reached: list[float] = []
+    config = AgentConfig(hidden=16, machines=32, steps=10, episodes=5, batch=128, updates=6, seed=5)
+    train(config, lambda _episode, _loss, share: reached.append(share))
+    assert max(reached[-2:]) > reached[0] + 0.05
 
 
 def test_the_all_actions_loss_needs_gamma_0() -> None:

@@ -66,6 +66,10 @@ class Device(Protocol):
         """Return a copy on the device, complete for all streams; for what is kept, not for what comes with a batch."""
         ...
 
+    def download(self, there: torch.Tensor) -> torch.Tensor:
+        """Return a copy in host memory of what is complete; waits for no transform."""
+        ...
+
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
         """Copy page-locked memory to the device, on the copy stream; what follows on the transform stream waits."""
         ...
@@ -123,16 +127,22 @@ class CudaDevice:
 
     Args:
         where: a CUDA device.
+        stream: handle of somebody else's CUDA stream for transforms, in place of one of its own. Copies from
+            page-locked memory stay on one of its own: torch notes the stream of such a copy, and asks it when the
+            memory is let go, which may be after the other's end.
     """
 
-    def __init__(self, where: torch.device) -> None:
+    def __init__(self, where: torch.device, stream: int | None = None) -> None:
         from intune_gpu.kernels import cuda_launch  # asks for numba-cuda, which a CPU's user need not have
 
         index = torch.cuda.current_device() if where == torch.device("cuda") else where.index
         self.where = torch.device("cuda", index)
         # Higher numbers are lower priorities, and 0 is the lowest: training goes first on a stream of -1.
         self._copies = torch.cuda.Stream(self.where, priority=0)  # type: ignore[no-untyped-call]
-        self._transforms = torch.cuda.Stream(self.where, priority=0)  # type: ignore[no-untyped-call]
+        if stream is None:
+            self._transforms = torch.cuda.Stream(self.where, priority=0)  # type: ignore[no-untyped-call]
+        else:
+            self._transforms = torch.cuda.ExternalStream(stream, device=self.where)  # type: ignore[no-untyped-call]
         self._launcher = cuda_launch.Launcher(index, self._transforms.cuda_stream)
         self._copy_clock, self._transform_clock = _clock(self._copies), _clock(self._transforms)
 
@@ -157,6 +167,11 @@ class CudaDevice:
             raise DeviceMemoryError(f"{self.where}: no room for {host.nbytes} bytes") from error
         self._transforms.synchronize()
         return there
+
+    def download(self, there: torch.Tensor) -> torch.Tensor:
+        """Return a copy in host memory."""
+        with torch.cuda.stream(self._copies):
+            return there.cpu()
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
         """Copy page-locked memory to the device."""

@@ -60,6 +60,9 @@ class TextKeeping:
         self._parser = TextOnDevice(device, text.layout, slots)
         self._mover = Mover(device)
 
+    def half_read(self, source: Source, index: int, window: int) -> None:
+        """Begin nothing: the size of a chunk of text is known ahead."""
+
     def read(self, source: Source, index: int, window: int) -> DeviceChunk:
         """Read a chunk's bytes into page-locked memory, and parse them on the device."""
         if isinstance(source, Part):
@@ -146,6 +149,11 @@ class DeviceAssembly:
             places, number = self._places_of(position, chunk), self._numbers[position]
             self._bad += [(int(places[bad.row]), FoundBadRow(file, number, bad)) for bad in chunk.bad]
         return Placing(((position, chunk),))  # type: ignore[arg-type]  # only `place` looks at it
+
+    @property
+    def order_bytes(self) -> int:
+        """Bytes that `finish` takes besides, on the device; the places of rows went over with them."""
+        return 0
 
     def place(self, placing: Placing) -> bool:
         """Let the rows go where they belong; whether the window is now complete."""

@@ -34,6 +34,8 @@ from intune_gpu.engine.gpu.staging import Ring, Slot
 from intune_gpu.engine.gpu.wiring import Placed, Wiring, head_of, parts_of, rounded
 from intune_gpu.engine.program import MAX_SIZES, Program
 
+MAX_PLACED = 4
+"""Sorted parts that are remembered."""
 TORCH = {"int64": torch.int64, "int32": torch.int32}
 NO_TENSORS: Mapping[str, torch.Tensor] = {}
 
@@ -82,6 +84,11 @@ class GpuProgram:
         return group_names(self.program)
 
     @property
+    def slots_bytes(self) -> int:
+        """Bytes of page-locked memory, and as many on the device."""
+        return self._ring.held_bytes
+
+    @property
     def placement(self) -> Placement:
         """Where each group is done."""
         return self._placement
@@ -111,6 +118,19 @@ class GpuProgram:
             self.device.after_current_stream()
         return self._run(raw, {name: (tensor.data_ptr(), 0, 0, 0) for name, tensor in resident.items()})
 
+    def run_at(self, raw: RawBatch) -> OnDevice:
+        """Transform rows whose columns are on the device already, lists and strings too.
+
+        Args:
+            raw: its addresses are the device's, of lists those of their elements; where lists begin is read from its
+                columns, in host memory. What they are of must live until the batch is done.
+
+        Raises:
+            ValueError: the batch holds 2**31 ids or more.
+            DeviceMemoryError: the device has no room for the batch.
+        """
+        return self._run(raw, dict(zip(raw.addresses.names, raw.addresses.table.tolist(), strict=True)))
+
     def run_there(self, rows: DeviceRows) -> OnDevice:
         """Transform rows that are on the device already: all groups are made there, whatever the placement says.
 
@@ -118,9 +138,7 @@ class GpuProgram:
             ValueError: the batch holds 2**31 ids or more.
             DeviceMemoryError: the device has no room for the batch.
         """
-        table = rows.addresses
-        entries = dict(zip(table.names, table.table.tolist(), strict=True))
-        return self._run(RawBatch({}, rows.rows, table), entries)
+        return self.run_at(RawBatch({}, rows.rows, rows.addresses))
 
     def _run(self, raw: RawBatch, resident: Entries) -> OnDevice:
         """Transform a batch, of columns in host memory or of `resident` ones: their rows of the table of columns."""
@@ -140,9 +158,10 @@ class GpuProgram:
         """Sort the parts by where they are done for this batch."""
         launched: list[Part] = []
         staged: list[Part] = []
-        placement, stranded = self._placement, self._stranded
-        always = not resident and placement.is_constant
-        known = wiring.placed.get((placement, stranded)) if always else None
+        stranded, whole = self._stranded, len(resident) == len(wiring.names)
+        placement = ALL_ON_GPU if whole else self._placement
+        always = whole or (not resident and placement.is_constant)
+        known = wiring.placed.get((placement, whole, stranded)) if always else None
         if known is not None:
             return known
         for part in wiring.parts:
@@ -158,8 +177,9 @@ class GpuProgram:
         chosen = np.array(sorted(wiring.names.index(name) for name in read), np.int64)
         placed = Placed(launched, staged, chosen, {} if always and wiring.is_fixed else None)
         if always:
-            wiring.placed.clear()  # a plan that moves things about would leave its past here
-            wiring.placed[placement, stranded] = placed
+            if len(wiring.placed) >= MAX_PLACED:  # a plan that moves things about would leave its past here
+                wiring.placed.clear()
+            wiring.placed[placement, whole, stranded] = placed
         return placed
 
     def _begin(self, raw: RawBatch, wiring: Wiring) -> Flight:
@@ -179,11 +199,11 @@ class GpuProgram:
         return flight
 
     def _fly(self, flight: Flight, wiring: Wiring, placed: Placed, resident: Entries) -> OnDevice:
-        packing = Packing(flight, head_of(flight, wiring, placed), placed)
+        packing = Packing(flight, head_of(flight, wiring, placed), placed, resident)
         slot = self._ring.take(packing.nbytes)
         mark: Mark | None = None
         try:
-            packing.write(slot, resident)
+            packing.write(slot)
             with self._lock:
                 mark = self._submit(flight, placed, slot, packing.nbytes)
         finally:

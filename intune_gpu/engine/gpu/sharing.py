@@ -8,7 +8,7 @@ from typing import Any
 
 from intune_gpu.core.columns import Chunk, RawBatch
 from intune_gpu.core.placement import Placement
-from intune_gpu.core.source import Source
+from intune_gpu.core.source import HalfRead, Source
 from intune_gpu.engine.gather import OrderedWindow
 from intune_gpu.engine.gpu.columns import DeviceChunk, DeviceRows
 from intune_gpu.engine.gpu.keeping import DeviceJoiner, TextKeeping
@@ -36,6 +36,10 @@ class PlacedText:
         self._here, self._there, self._placement = here, there, placement
         self._chosen: dict[int, bool] = {}  # a window's chunks must not part
         self._lock = threading.Lock()
+
+    def half_read(self, source: Source, index: int, window: int) -> HalfRead | None:
+        """Begin to read a chunk where its window is."""
+        return self._of(window).half_read(source, index, window)
 
     def read(self, source: Source, index: int, window: int) -> Chunk | DeviceChunk:
         """Read a chunk where its window is."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 from intune_gpu.core.buffers import BufferPool
+from intune_gpu.core.columns import RawBatch
 from intune_gpu.core.errors import BudgetError
 from intune_gpu.core.placement import ALL_ON_CPU, ALL_ON_GPU, Placement
 from intune_gpu.core.plan import Plan
 from intune_gpu.core.source import Source
 from intune_gpu.engine.batch import Batch
+from intune_gpu.engine.budget import Seen
+from intune_gpu.engine.gpu.columns import DeviceRows
 from intune_gpu.engine.gpu.device import Device
 from intune_gpu.engine.gpu.keeping import TextKeeping, stays
 from intune_gpu.engine.gpu.program import GpuProgram, OnDevice
@@ -68,7 +72,8 @@ class GpuStage:
         for_text = 0 if self.text_stays else self.budget_bytes - max(least, self.budget_bytes // 2)
         own = self.budget_bytes - for_text
         slots = min(SLOTS, max(2, (own - 2 * batch) // max(1, slot)))
-        self.max_ahead = max(1, (own - slots * slot) // batch - 1)
+        self._own_bytes, self._slots_bytes = own, slots * slot
+        self._batch, self._weighing = Seen(batch), threading.Lock()
         self.program = GpuProgram(program, device, ALL_ON_GPU, slots)
         self._batch_bytes = batch + slot
         self._text: TextKeeping | None = None
@@ -124,11 +129,26 @@ class GpuStage:
         """Return what the pipeline runs."""
         return Transform(
             run_anywhere(self.program),
-            lambda made: made.nbytes,
+            self._weighed,
             self._batch_bytes,
             lambda made: len(made.batch.label),
             self.max_ahead,
+            window_bytes=self._window_bytes,
+            kept_bytes=lambda: max(self._slots_bytes, self.program.slots_bytes),
         )
+
+    def max_ahead(self) -> int:
+        """Return how many batches may be begun and not taken: as many of the largest of late as the budget holds."""
+        room = self._own_bytes - max(self._slots_bytes, self.program.slots_bytes)
+        return max(1, room // int(self._batch.value) - 1)
+
+    def _window_bytes(self, raw: RawBatch | DeviceRows) -> int:
+        return self.program.program.window_bytes(raw) if isinstance(raw, RawBatch) else 0
+
+    def _weighed(self, made: OnDevice) -> int:
+        with self._weighing:
+            self._batch.add(made.nbytes)
+        return made.nbytes
 
     def hand_over(self, made: OnDevice) -> Batch:
         """Return a batch that the caller's stream may use; the caller is not stopped."""

@@ -43,6 +43,9 @@ class Ring:
     Args:
         device: whose.
         count: slots at most: one a thread that packs, and one or two more, so that copies run beside packing.
+
+    Attributes:
+        held_bytes: of all slots, lent or not; of each side.
     """
 
     def __init__(self, device: Device, count: int) -> None:
@@ -50,6 +53,7 @@ class Ring:
         self._count = count
         self._idle: list[Slot] = []  # in the order in which they were given back, so that the first is free first
         self._lent = 0
+        self.held_bytes = 0
         self._changed = threading.Condition()
 
     @property
@@ -74,8 +78,10 @@ class Ring:
                 slot.free_after.wait()
             if slot is None or slot.there.nbytes < nbytes:
                 size = size_class(nbytes)
+                self._count_bytes(0 if slot is None else -slot.there.nbytes)
                 slot = None  # its memory first
                 slot = Slot(self._device.pinned(size), self._device.empty(size))
+                self._count_bytes(size)
                 # The memory may be another batch's that was let go, on which the transform stream still works: copies,
                 # which go on a stream of their own, would not wait for that.
                 self._device.mark().wait()
@@ -85,6 +91,10 @@ class Ring:
                 self._changed.notify()
             raise
         return slot
+
+    def _count_bytes(self, more: int) -> None:
+        with self._changed:
+            self.held_bytes += more
 
     def _ready(self) -> Slot | None:
         """Return an idle slot that need not be waited for."""

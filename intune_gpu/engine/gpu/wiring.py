@@ -35,7 +35,7 @@ class Wiring:
 
     names: tuple[str, ...]
     parts: list[Part]
-    placed: dict[tuple[Placement, frozenset[str]], Placed] = field(default_factory=dict)
+    placed: dict[tuple[Placement, bool, frozenset[str]], Placed] = field(default_factory=dict)
     counted: dict[int, Counted] = field(default_factory=dict)
 
     @cached_property
