@@ -60,7 +60,7 @@ floors: env-test ## a room imports only from lower floors
 	$(BIN)/lint-imports --no-logo
 
 test-only: env-test ## pytest alone: ARGS="-k hash"
-	$(BIN)/python -m pytest -m "not nightly" -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not nightly" -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 nightly: env-test ## what takes minutes: rules over every float
 	$(BIN)/python -m pytest -m nightly $(ARGS)

@@ -25,8 +25,8 @@ class Args:
     """Measure intune_gpu against its peers on this machine, paired in one process, results checked before timing."""
 
     suite: Literal["cpu", "dali"] = "cpu"
-    """What to measure: cpu = transform, text and Parquet; dali = batches out of DALI beside Loader's. gpu and tuner have
-    flags of their own: --suite gpu --help."""
+    """What to measure: cpu = transform, text and Parquet; dali = batches out of DALI beside Loader's. gpu and tuner
+    have flags of their own: --suite gpu --help."""
     sections: tuple[Literal["transform", "text", "parquet"], ...] = ("transform", "text", "parquet")
     """Leave some of cpu out with, for instance, --sections text."""
     tiny: bool = False

@@ -8,10 +8,10 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from intune_gpu.core.buffers import BufferPool, size_class
+from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.cursor import Cursor
 from intune_gpu.core.errors import BudgetError, IntuneError
-from intune_gpu.core.placement import ALL_ON_CPU, ALL_ON_GPU, Placement
+from intune_gpu.core.placement import ALL_ON_GPU, Placement
 from intune_gpu.core.plan import Plan
 from intune_gpu.core.source import Source
 from intune_gpu.engine import order
@@ -19,12 +19,13 @@ from intune_gpu.engine.bad_rows import BadRowBook
 from intune_gpu.engine.batch import Batch
 from intune_gpu.engine.budget import Budget, costs_of
 from intune_gpu.engine.gpu.opening import open_device
+from intune_gpu.engine.making import host_transform
 from intune_gpu.engine.pipeline import Pipeline
 from intune_gpu.engine.program import Program
 from intune_gpu.engine.resume import checked_cursor, saved_state
 from intune_gpu.engine.stages import NO_STREAMS, Clocks, Gauges, LoaderStats
 from intune_gpu.engine.state import Transform
-from intune_gpu.opening import check_arguments, open_source
+from intune_gpu.opening import check_arguments, checked_placement, open_source
 from intune_gpu.recipe import Recipe
 from intune_gpu.sources.files import Paths
 from intune_gpu.telemetry.host import Host
@@ -116,7 +117,7 @@ class Loader:
     ) -> None:
         check_arguments(recipe, batch_size, seed, rank, world_size)
         there = open_device(device)
-        placed = _checked_placement(placement, there is not None)
+        placed = checked_placement(placement, there is not None)
         self._batch_size, self._shuffle, self._seed, self._drop_last = batch_size, shuffle, seed, drop_last
         self._rank, self._world_size = rank, world_size
         self._closed = False
@@ -203,7 +204,7 @@ class Loader:
         if not isinstance(plan, Plan):
             raise ValueError(f"plan: expected a Plan, found {plan!r}; write Plan(readers=2, transformers=1)")
         self._check_budget(replace(plan, readers=1, transformers=1))
-        _checked_placement(plan.placement, self._gpu is not None)
+        checked_placement(plan.placement, self._gpu is not None)
         running = self._running_plan(plan)
         self._plan = plan
         run = self._run  # the tuner calls from a thread of its own, and the epoch may end in between
@@ -295,7 +296,7 @@ class Loader:
 
         What they make is a dataclass with a `cursor`.
         """
-        return _transform(program, self._source, self._batch_size) if self._gpu is None else self._gpu.transform()
+        return host_transform(program, self._source, self._batch_size) if self._gpu is None else self._gpu.transform()
 
     def _pipeline(self, run: order.Run) -> Pipeline[Any]:
         plan = self._running_plan(self._plan)
@@ -393,28 +394,3 @@ class Loader:
             "shuffle": self._shuffle,
             "drop_last": self._drop_last,
         }
-
-
-def _checked_placement(value: Any, on_gpu: bool) -> Placement | None:
-    if not on_gpu and value is not None and Placement.of(value) != ALL_ON_CPU:
-        raise ValueError(
-            f'placement: expected "cpu", since batches stay in host memory, found {value!r}; give device="cuda" too'
-        )
-    return None if value is None else Placement.of(value)
-
-
-def _transform(program: Program, source: Source, batch_size: int) -> Transform[Batch]:
-    row_bytes = program.row_nbytes + program.scratch_row_nbytes + source.row_nbytes
-    return Transform(
-        program.run,
-        _batch_nbytes,
-        batch_size * row_bytes + 2 * size_class(1),  # rows that are copied, and the batch, in two buffers of the pool
-        lambda batch: len(batch.label),
-        cost=program.cost,
-        window_bytes=program.window_bytes,
-    )
-
-
-def _batch_nbytes(batch: Batch) -> int:
-    made = sum(int(t.nbytes) for t in (batch.dense, batch.label, batch.sparse.values()))
-    return size_class(made) + int(batch.sparse.lengths().nbytes)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from numbers import Integral
+from typing import Any
 
 from intune_gpu.core.columns import LabelRange
 from intune_gpu.core.errors import DataError, RecipeError
+from intune_gpu.core.placement import ALL_ON_CPU, Placement
 from intune_gpu.core.source import Source
 from intune_gpu.recipe import Bucketize, Modulo, Recipe
 from intune_gpu.recipe.ready import CRITEO_COLUMNS, CRITEO_SPARSE
@@ -176,3 +178,16 @@ def check_arguments(recipe: Recipe, batch_size: int, seed: int, rank: int, world
         raise ValueError(f"seed: expected 0 to 2**64 - 1, found {seed!r}")
     if not 0 <= rank < world_size:
         raise ValueError(f"rank: expected 0 to world_size - 1, found rank {rank!r} of world_size {world_size!r}")
+
+
+def checked_placement(value: Any, on_gpu: bool) -> Placement | None:
+    """Read what a user wrote for a placement.
+
+    Raises:
+        ValueError: it is none, or asks for a GPU where batches stay in host memory.
+    """
+    if not on_gpu and value is not None and Placement.of(value) != ALL_ON_CPU:
+        raise ValueError(
+            f'placement: expected "cpu", since batches stay in host memory, found {value!r}; give device="cuda" too'
+        )
+    return None if value is None else Placement.of(value)

@@ -68,7 +68,8 @@ def files_in(wheel: Path) -> dict[str, int]:
 def test_wheel_holds_the_package_with_its_kernels_as_real_files_and_nothing_else(wheel: Path) -> None:
     files = files_in(wheel)
     assert {name.split("/")[0] for name in files} == {"intune_gpu"}
-    assert {Path(name).suffix for name in files} <= {".py", ".typed"}
+    assert {Path(name).suffix for name in files} <= {".py", ".typed", ".safetensors"}
+    assert sum(size for name, size in files.items() if name.endswith(".safetensors")) < 1_000_000  # the agent's weights
     kernels = {f"intune_gpu/kernels/{path.name}": path.stat().st_size for path in (ROOT / "kernels").glob("*.py")}
     assert kernels.items() <= files.items()
 

@@ -25,6 +25,7 @@ from intune_gpu.telemetry.host import Host
 from intune_gpu.tuner.controller import Controller
 from intune_gpu.tuner.decisions import read_decisions
 from tests import conformance
+from tests.devices import HostDevice
 from tests.test_loader import all_bytes, content
 from tests.tuner.live import ByChance, Scripted, signals
 
@@ -38,8 +39,8 @@ class RestlessLoader(Loader):
         for batch in super()._batches(pipeline, run, start):
             assert self.tuner is not None
             self.tuner.begin()
-            RestlessLoader.steps += 1
-            self.tuner.step(signals(1000.0 + RestlessLoader.steps))  # always better: it never rests
+            self.steps += 1
+            self.tuner.step(signals(1000.0 * 1.02**self.steps))  # always better: it never rests
             yield batch
 
 
@@ -200,3 +201,17 @@ def test_limits_are_what_chunks_cores_and_memory_leave(parquet: Path) -> None:
         loader.apply(replace(loader.plan, readers=int(most.max_readers[0]), transformers=int(most.max_transformers[0])))
         loader.apply(ig.Plan(1, 1, loader.min_prefetch_bytes(1, 1)))
         assert (loader.limits.max_readers[0], loader.limits.max_transformers[0]) == (1, 1)
+
+
+def test_on_a_device_a_tuner_moves_placement_too(parquet: Path) -> None:
+    with Loader(parquet, conformance.RECIPE, batch_size=16, shuffle=True) as loader:
+        want = all_bytes(loader)
+    options: dict[str, Any] = {"device": HostDevice(6), "tuner": ByChance()}
+    with RestlessLoader(parquet, conformance.RECIPE, batch_size=16, shuffle=True, **options) as loader:
+        placements, got = set(), []
+        for batch in loader:
+            got.append(content(batch))
+            placements.add(loader.plan.placement)
+        assert loader.limits.has_gpu[0] == 1
+    assert [{name: array.tobytes() for name, array in one.items()} for one in got] == want
+    assert len(placements) > len(want) / 2

@@ -29,6 +29,9 @@ from intune_gpu.tuner.seen import Limits, Numbers, Seen, of_signals
 JOIN_S = 2.0
 """How long the end of an epoch waits for the thread, which may be in a policy's own computing."""
 
+_STAGES = ("read_s", "transform_s", "read_busy", "transform_busy")
+_FULL = 0.9
+
 log = logging.getLogger(__name__)
 
 
@@ -137,7 +140,7 @@ class Controller:
         self._away = 0
         self._looks = self._changes = 0
         self._tried: set[Plan] = set()
-        self._stage_s: dict[str, Numbers] = {}
+        self._stages: dict[str, Numbers] = {}
         self._ended: str | None = None
         self._closed = False
 
@@ -243,11 +246,21 @@ class Controller:
         return True
 
     def _known(self, seen: Seen) -> Seen:
-        """Return what was seen; of a stage that finished nothing meanwhile, with what it needed a row before that."""
-        for name in ("read_s", "transform_s"):
+        """Return what was seen, with what a stage showed before where it finished nothing meanwhile.
+
+        Clocks move when a thread ends its work or its wait. One that did neither stood before a full budget, or goes on
+        with what it did.
+        """
+        stands = float(seen.fill[0]) > _FULL
+        for name in _STAGES:
             now = getattr(seen, name)
-            self._stage_s[name] = self._stage_s.get(name, now) if np.isnan(now).any() else now
-        return replace(seen, read_s=self._stage_s["read_s"], transform_s=self._stage_s["transform_s"])
+            if not np.isnan(now).any():
+                self._stages[name] = now
+            elif name.endswith("_busy") and stands:
+                self._stages[name] = np.zeros_like(now)
+        known = (self._stages.get(name, getattr(seen, name)) for name in _STAGES)
+        read_s, transform_s, read_busy, transform_busy = known
+        return replace(seen, read_s=read_s, transform_s=transform_s, read_busy=read_busy, transform_busy=transform_busy)
 
     def _line(
         self, signals: Signals, told: Told, proposed: Plan, overruled: str | None, before: Plan

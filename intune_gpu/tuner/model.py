@@ -50,6 +50,7 @@ def estimate(seen: Seen, hidden: Hidden = MEANS) -> Machine:
     demand = rate / np.maximum(1.0 - seen.wait, 0.05)
     active = plans.readers * seen.read_busy + plans.transformers * seen.transform_busy
     ours = np.where(np.isnan(seen.process_cores), np.minimum(active, cores), seen.process_cores)
+    ours = np.maximum(ours, 1e-6)  # nobody worked: the budget was full
     busy = np.where(np.isnan(seen.busy_cores), ours, seen.busy_cores)
     taken = np.clip(busy - ours, 0.0, 0.9 * cores)
     # Threads at work beyond what the process got of the cores stood waiting, for cores if these were all busy.

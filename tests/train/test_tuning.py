@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,9 +42,10 @@ def test_weights_are_the_same_whatever_the_tuner_does(
     torch.set_num_threads(1)
     policy_of = tuning.policy_of
     monkeypatch.setattr(tuning, "policy_of", lambda name: ByChance() if name == "random" else policy_of(name))
-    for tuner in ("off", "random", "hillclimb"):
+    for tuner in ("off", "random", "rl"):
         assert run(asked(clicks, tuner, tuner), None) == 0
         assert_same_weights(of("off"), of(tuner))
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("intune-")] == []
     off, by_chance = metrics_of(tmp_path / "off"), metrics_of(tmp_path / "random")
     assert off["tuner"] is None
     assert not (tmp_path / "off" / "decisions.jsonl").exists()

@@ -14,7 +14,7 @@ import pytest
 from intune_gpu.core.errors import MissingPackageError
 from intune_gpu.core.placement import Placement
 from intune_gpu.core.plan import Plan
-from intune_gpu.core.signals import StageSignals
+from intune_gpu.core.signals import HostSignals, StageSignals
 from intune_gpu.tuner import attaching
 from intune_gpu.tuner.baselines import Static
 from intune_gpu.tuner.baselines_climb import HillClimb
@@ -311,17 +311,31 @@ def test_a_stage_that_finished_nothing_keeps_its_clock() -> None:
     for read, transform in ((busy, busy), (idle, busy), (idle, idle)):
         tuner.step(replace(signals(1000.0), read=read, transform=transform))
     assert [(float(s.read_s[0]), float(s.transform_s[0])) for s in policy.seen] == [(0.05, 0.05)] * 3
+    assert [(float(s.read_busy[0]), float(s.transform_busy[0])) for s in policy.seen] == [(1.0, 1.0)] * 3
+    tuner.step(
+        replace(signals(1000.0), read=idle, transform=busy, in_flight_bytes=95)
+    )  # it stands before a full budget
+    assert (float(policy.seen[-1].read_busy[0]), float(policy.seen[-1].transform_busy[0])) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("name", ["model", "search", "static", "hillclimb", "hillclimb x1.3", "even split", "random"])
+@pytest.mark.parametrize(
+    "name", ["rl", "model", "search", "static", "hillclimb", "hillclimb x1.3", "even split", "random"]
+)
 def test_every_policy_can_be_stepped_beside_a_loader_that_may_tell_little(name: str) -> None:
     target = Machine(bottleneck)
     tuner = controller(target, attaching.policy_of(name))
     tuner.begin()
-    for step in range(30):
-        span = target.signals(0.0 if step % 3 else 30.0)
-        tuner.step(replace(span, read=StageSignals(0, 0.0, 0.0, 1)) if step % 4 == 3 else span)
-    assert tuner.account.looks == 30
+    asleep = StageSignals(0, 0.0, 0.0, 1)  # through the whole look: the budget is full
+    for step in range(40):
+        span = replace(target.signals(30.0 if step % 3 else 0.0), in_flight_bytes=99 if step % 2 else 5)
+        if step > 20:
+            span = replace(span, host=HostSignals(4.0, 3.0, 1.5))
+        if step % 4 == 3:
+            span = replace(span, read=asleep)
+        if step % 5 == 4:
+            span = replace(span, transform=asleep)
+        tuner.step(span)
+    assert tuner.account.looks == 40
     assert 1 <= target.plan.readers <= 16
 
 
