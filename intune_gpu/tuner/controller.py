@@ -364,8 +364,10 @@ class Controller:
     def _give_up(self, error: Exception) -> None:
         with self._lock:
             best = self._guard.best
-            plan = self._target.plan if best is None else best.plan
-            self._apply(plan)
+            try:
+                self._apply(self._target.plan if best is None else best.plan)
+            except Exception as again:  # it may be what failed in the first place
+                error.add_note(f"and the best plan cannot be put in force: {again}")
             self._ended = f"{type(error).__name__}: {error}"
             self._settle(None)
             self._log.write("end", self._now(), plan=plan_json(self._target.plan), reason=self._ended)

@@ -208,6 +208,22 @@ def test_an_error_in_a_policy_ends_tuning_with_one_line(tmp_path: Path, caplog: 
     assert read_decisions(tmp_path / "d.jsonl")[-1]["reason"] == "ZeroDivisionError: weights are NaN"
 
 
+def test_a_loader_that_takes_no_plan_ends_tuning_only(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(plan: Plan) -> bool:
+        raise OSError("no thread can be started")
+
+    target = Machine(bottleneck, refuses=broken)
+    beats = Beats([target.signals] * 5)
+    tuner = controller(target, Scripted([(2, 2)]), None, beats)
+    tuner.resume()
+    for thread in threading.enumerate():
+        if thread.name == "intune-tuner":
+            thread.join(10)
+    assert tuner.account.ended == "OSError: no thread can be started"
+    assert len(caplog.records) == 1
+    tuner.close()
+
+
 def test_spans_without_rows_or_with_a_pause_in_them_are_thrown_away() -> None:
     target, policy = Machine(bottleneck), Scripted([])
     tuner: Any = None
