@@ -63,6 +63,11 @@ def transform(
     names = checked_columns(columns, recipe.columns, recipe.label)
     layout = Layout.of(names, strings, lists, present)
     _check_lists(recipe, layout)
+    if Pipeline.current() is None:
+        raise RecipeError(
+            "transform: expected a pipeline that is being defined, found none; call it in a function with "
+            "@pipeline_def, or within `with pipeline:` (intune_gpu.transform does without DALI)"
+        )
     if _on_gpu({**columns, **present}, layout):
         _check_numbers(layout)
         check_device(Pipeline.current().device_id or 0)

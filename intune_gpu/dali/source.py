@@ -113,6 +113,11 @@ class PipelineSource(Source):
         """Return at least so many rows of a chunk, in whole batches; fewer where its pipeline ends before."""
         try:
             pipeline = self._make(chunk)
+            if not isinstance(pipeline, Pipeline):
+                raise RecipeError(
+                    f"make: expected a DALI pipeline for chunk {chunk}, found {pipeline!r}; return one, as a function "
+                    "with @pipeline_def does"
+                )
             tables: list[pa.Table] = []
             while sum(table.num_rows for table in tables) < wanted:
                 try:
