@@ -98,7 +98,7 @@ def _tasks(args: Args, effort: Effort, folder: Path) -> Iterator[Task]:
     data: dict[str, dict[str, str]] = {
         name: _write_data(name, count, args.seed, folder) for name, count in rows.items() if name != "transform"
     }
-    for threads in THREADS:
+    for threads in THREADS[:1] if args.tiny and args.suite == "dali" else THREADS:
         here = {name: count for name, count in rows.items() if threads == 1 or name != "transform"}
         if threads > len(os.sched_getaffinity(0)):
             print(f"bench: {names.threads(threads)} left out: there are fewer cores here", file=sys.stderr)

@@ -19,6 +19,7 @@ from bench.clicks import DENSE, NUM_BUCKETS, SPARSE, click_recipe, random_clicks
 from bench.harness import Case, Engine
 from intune_gpu.dali import DALIRecIterator
 from intune_gpu.dali.fn import transform
+from intune_gpu.dali.loader import GROUP_ROWS
 
 BATCH_SIZES = (1_024, 8_192, 65_536)
 NODE_BATCH, NODE_BATCHES = 8_192, 16
@@ -57,10 +58,10 @@ class _Epochs:
         self._plain = DALIRecIterator(path, recipe, **options)
         self._saving = DALIRecIterator(path, recipe, enable_checkpointing=True, **options)
         self._empty = _empty_pipeline()
-        self._steps = len(self._loader)
+        self._steps = -(-len(self._loader) // max(1, GROUP_ROWS // size))
 
     def engines(self) -> list[Engine]:
-        """Return what is measured; the empty pipeline does nothing as often as the others make a batch."""
+        """Return what is measured; the empty pipeline does nothing as often as ours iterates."""
         return [
             Engine(names.DALI, "ours", "an epoch of an open DALIRecIterator", lambda: _drain(self._plain)),
             Engine(names.NATIVE, "ours", "an epoch of an open Loader, on the CPU", self._native),

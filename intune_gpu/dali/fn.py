@@ -63,6 +63,11 @@ def transform(
     names = checked_columns(columns, recipe.columns, recipe.label)
     layout = Layout.of(names, strings, lists, present)
     _check_lists(recipe, layout)
+    if Pipeline.current() is None:
+        raise RecipeError(
+            "transform: expected a pipeline that is being defined, found none; call it in a function with "
+            "@pipeline_def, or within `with pipeline:` (intune_gpu.transform does without DALI)"
+        )
     if _on_gpu({**columns, **present}, layout):
         _check_numbers(layout)
         check_device(Pipeline.current().device_id or 0)
@@ -143,15 +148,19 @@ class _Node:
             batch = prepared.program.run(prepared.raw)
         rows, features = len(batch.label), len(self._recipe.sparse_names)
         dense, values, label = batch.dense.numpy(), batch.sparse.values().numpy(), batch.label.numpy()
-        labels = [label[row, ...] for row in range(rows)]  # DALI takes arrays, not scalars
         if self._layout.lists:
             lengths = np.ascontiguousarray(batch.sparse.lengths().numpy().reshape(features, rows).T)
-            return list(dense), _by_row(values, lengths), list(lengths), labels
+            return list(dense), _by_row(values, lengths), list(lengths), _scalars(label)
         ids = np.ascontiguousarray(values.reshape(features, rows).T)
         if self._layout.one_row or inputs[0][0].ndim == 0:
-            return list(dense), list(ids), labels
+            return list(dense), list(ids), _scalars(label)
         stops = np.cumsum([sample.size for sample in inputs[0]])[:-1]
         return np.split(dense, stops), np.split(ids, stops), np.split(label, stops)
+
+
+def _scalars(label: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    """Return each label as an array, since DALI takes no scalars."""
+    return [label[row, ...] for row in range(len(label))]
 
 
 def _by_row(values: np.ndarray[Any, Any], lengths: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:

@@ -20,7 +20,7 @@ class Graph:
 
     Args:
         stage: what makes batches, and where.
-        group: samples that DALI is given at once, at most: an iteration costs it some 0.3 ms, whatever is in it.
+        group: samples that DALI is given at once, at most: an iteration costs it the same, whatever is in it.
         num_threads: of DALI's own.
         prefetch_queue_depth: groups that DALI has in the making or ready.
         checkpointing: whether DALI keeps track of its state, for `checkpoint`.

@@ -74,13 +74,13 @@ class PipelineSource(Source):
         self._places = [list(names).index(name) for name in recipe.columns]
         self._places += [list(names).index(present[name]) for name in self._layout.present]
         self._outputs = len(names)
-        first = self._probe(rows)
+        first = self._probe()
         self.schema = {
             name: type if type.is_list or type.hex32 else replace(type, nullable=name in present)
             for name, type in column_types(first.schema, recipe.columns, recipe.types).items()
         }
         check_label(self._label, self.schema[self._label])
-        row_nbytes = -(-first.nbytes // max(1, first.num_rows))
+        row_nbytes = -(-5 * first.nbytes // (4 * max(1, first.num_rows)))  # strings further on may be longer
         self.chunks = tuple(
             ChunkInfo(f"DALI pipeline {chunk}", 0, count, row_nbytes * count) for chunk, count in enumerate(rows)
         )
@@ -99,16 +99,13 @@ class PipelineSource(Source):
             )
         return chunk_from_table(table.slice(0, wanted), self.schema, self._label)
 
-    def _probe(self, rows: Sequence[int]) -> pa.Table:
-        """Return the first batch of the first chunk that has rows, once it came twice."""
-        chunk = next((c for c, count in enumerate(rows) if count), None)
-        if chunk is None:
-            raise ValueError(f"rows: expected rows in some chunk, found {list(rows)}; name how many each chunk has")
-        first, again = self._table(chunk, 1), self._table(chunk, 1)
+    def _probe(self) -> pa.Table:
+        """Return the first batch of the first chunk, once it came twice."""
+        first, again = self._table(0, 1), self._table(0, 1)
         if _bytes(first) != _bytes(again):
             raise DataError(
-                f"DALI pipeline {chunk}: expected the same rows from each pipeline of a chunk, since chunks are read "
-                "again to resume, found others the second time; give the pipeline a seed, and its operators no state"
+                "DALI pipeline 0: expected the same rows from each pipeline of a chunk, since chunks are read again to "
+                "resume, found others the second time; give the pipeline a seed, and its operators no state"
             )
         return first
 
@@ -116,6 +113,11 @@ class PipelineSource(Source):
         """Return at least so many rows of a chunk, in whole batches; fewer where its pipeline ends before."""
         try:
             pipeline = self._make(chunk)
+            if not isinstance(pipeline, Pipeline):
+                raise RecipeError(
+                    f"make: expected a DALI pipeline for chunk {chunk}, found {pipeline!r}; return one, as a function "
+                    "with @pipeline_def does"
+                )
             tables: list[pa.Table] = []
             while sum(table.num_rows for table in tables) < wanted:
                 try:
@@ -128,7 +130,7 @@ class PipelineSource(Source):
         except Exception as error:
             raise DataError(
                 f"DALI pipeline {chunk}: expected batches of rows, found {type(error).__name__}: "
-                f"{str(error).strip().splitlines()[0]}; run it by itself with .run()"
+                f"{next(iter(str(error).strip().splitlines()), 'no words')}; run it by itself with .run()"
             ) from error
         if not tables:
             raise DataError(f"DALI pipeline {chunk}: expected {wanted} rows, found none; correct rows=")
@@ -171,6 +173,8 @@ def _check_make(make: Any) -> None:
 
 
 def _check_rows(rows: Any) -> None:
-    wrong = isinstance(rows, str) or not isinstance(rows, Sequence)
-    if wrong or any(isinstance(count, bool) or not isinstance(count, int) or count < 0 for count in rows):
-        raise ValueError(f"rows: expected the rows of each chunk, found {rows!r}; write rows=[1000, 1000, 600]")
+    wrong = isinstance(rows, str) or not isinstance(rows, Sequence) or not rows
+    if wrong or any(isinstance(count, bool) or not isinstance(count, int) or count < 1 for count in rows):
+        raise ValueError(
+            f"rows: expected the rows of each chunk, at least 1, found {rows!r}; write rows=[1000, 1000, 600]"
+        )

@@ -52,7 +52,7 @@ class Stage(Protocol):
         """Add what makes batches to the pipeline that is being defined; return a node that is ready when they are.
 
         Args:
-            raw: node of packed rows, (bytes,) uint8, one sample.
+            raw: node of packed rows, (bytes,) uint8, a batch a sample.
             ahead: of these rows.
         """
         ...
@@ -194,7 +194,10 @@ class DeviceStage:
         return done.batch
 
     def clear(self) -> None:
-        """Forget what nobody took; DALI has waited for its outputs, and so for all that was read for them."""
+        """Forget what nobody took; wait until what was taken is made, so that raw rows may go."""
+        for mark, _ in self._read:
+            mark.wait()
+        self._read.clear()
         self._made.clear()
         self._failed.clear()
 

@@ -173,6 +173,10 @@ def test_what_cannot_be_run(rng: np.random.Generator) -> None:
             lambda: transform(all_of, RECIPE, lists=["a"], present={"a": 1}),
             "column 'a': expected no node that says which",
         ),
+        (
+            lambda: transform(all_of, RECIPE),
+            "transform: expected a pipeline that is being defined, found none; call it",
+        ),
         (lambda: transform({}, {}), "recipe: expected a Recipe, found {}"),  # type: ignore[arg-type]
         (lambda: transform({}, RECIPE, "int8"), "index_dtype: expected"),
     ):

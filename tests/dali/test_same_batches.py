@@ -140,6 +140,18 @@ def test_a_source_that_fails_ends_behind_the_last_good_batch(parquet: Path) -> N
         assert bytes_of(iterator) == want  # the next epoch; rows come in file order
 
 
+@pytest.mark.parametrize("rows", [1, 200, 8192])
+def test_small_batches_go_in_groups(parquet: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr("intune_gpu.dali.loader.GROUP_ROWS", rows)
+    check_same(parquet, conformance.RECIPE, batch_size=64, shuffle=True)
+    with DALILoader(parquet, conformance.RECIPE, batch_size=64) as loader:
+        batches = iter(loader)
+        next(batches)
+        assert loader._graph is not None
+        groups = [len(group) for group in loader._graph._source.groups]
+    assert groups == {1: [1, 1], 200: [3, 3], 8192: []}[rows]
+
+
 class FailingSource(Source):
     """Chunk 5 cannot be read."""
 

@@ -181,8 +181,22 @@ def test_what_is_refused() -> None:
             ValueError,
             "make: expected a function",
         ),
-        (lambda: source_of(rows=5), ValueError, r"rows: expected the rows of each chunk, found 5"),
-        (lambda: source_of(rows=[0]), ValueError, r"rows: expected rows in some chunk"),
+        (
+            lambda: PipelineSource(lambda chunk: [chunk], ["label"], words, rows=[1], version=""),
+            RecipeError,
+            "names: expected the outputs label, word among them, found label, and no word",
+        ),
+        (
+            lambda: PipelineSource(lambda chunk: [chunk], ["label", "word"], words, rows=[1], version=""),
+            RecipeError,
+            r"make: expected a DALI pipeline for chunk 0, found \[0\]; return one",
+        ),
+        (lambda: source_of(rows=5), ValueError, r"rows: expected the rows of each chunk, at least 1, found 5"),
+        (
+            lambda: source_of(rows=[5, 0]),
+            ValueError,
+            r"rows: expected the rows of each chunk, at least 1, found \[5, 0\]",
+        ),
         (lambda: source_of(ig.Recipe("label", dense={"age": []})), RecipeError, "names: .*and no age; name the"),
         (
             lambda: source_of(lists=["word", "numbers"]),
