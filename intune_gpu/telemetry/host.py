@@ -130,7 +130,8 @@ def busy_cores(size: Size, before: Clocks, now: Clocks) -> float | None:
         return None
     gained = [after - then for then, after in zip(before.idle_s, now.idle_s, strict=True)]
     idle = sum(min(span, max(0.0, gained[cpu])) for cpu in size.cpus if cpu < len(gained)) / span
-    busy = size.cores - idle
+    # Where the group's own use cannot be read, what this process used is known at least.
+    busy = max(size.cores - idle, (now.process_s - before.process_s) / span)
     if now.group == before.group and now.group_s is not None and before.group_s is not None:
         busy = max(busy, (now.group_s - before.group_s) / span)
     return min(size.cores, max(0.0, busy))

@@ -54,6 +54,9 @@ def _in_words(left: Sequence[Path]) -> str:
             parts.append(f"{found['rows']} rows trained, {found['bad_rows']} bad")
         elif path.name.startswith("bad_rows"):
             parts.append(f"{len(path.read_bytes().splitlines())} in bad_rows.jsonl")
+        elif path.name == "decisions.jsonl":
+            for line in path.read_text().splitlines():
+                json.loads(line)  # each is there whole
         elif path.name == "state.json" or path.suffix == ".safetensors" or path.name.startswith("events."):
             continue
         else:

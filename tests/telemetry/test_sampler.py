@@ -238,13 +238,13 @@ def test_a_wait_that_goes_on_is_seen_while_it_does(logs: Path) -> None:
     """A consumer that stands for long shows in every sample, not as one burst behind it."""
     may_read = threading.Event()
     with ig.Loader(logs, recipe(), batch_size=500, device="cpu", readers=1, transformers=1) as loader:
-        source, read = loader.source, loader.source.read
+        source, read = loader.source, loader.source.half_read
 
         def slow(index: int) -> object:
             may_read.wait()
             return read(index)
 
-        source.read = slow  # type: ignore[method-assign,assignment]
+        source.half_read = slow  # type: ignore[method-assign,assignment]
         consumer = threading.Thread(target=lambda: [None for _ in loader])
         with Telemetry(loader.stats, ()) as telemetry:
             consumer.start()

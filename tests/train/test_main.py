@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import intune_gpu as ig
-from intune_gpu.core.columns import Chunk
 from intune_gpu.core.errors import DataError
+from intune_gpu.core.source import HalfRead
 from intune_gpu.sources.subset import RowRange
 from intune_gpu.train.__main__ import main
 from intune_gpu.train.meter import Meter
@@ -97,15 +97,15 @@ def test_a_file_that_fails_half_way_costs_no_step(
 ) -> None:
     flags = ("--no-shuffle", "--readers", 1)
     assert train(*flags, "--run-dir", "whole") == 0
-    read = RowRange.read
+    read = RowRange.half_read
 
-    def fail_at_5(self: RowRange, index: int) -> Chunk:
+    def fail_at_5(self: RowRange, index: int) -> HalfRead | None:
         if index == 5:
             raise DataError("part-00001.parquet: gone")
         return read(self, index)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RowRange, "read", fail_at_5)
+        patch.setattr(RowRange, "half_read", fail_at_5)
         assert train(*flags, "--run-dir", "parts") == 1
     out, err = capfd.readouterr()
     assert err == "intune_gpu.train: part-00001.parquet: gone\n"
