@@ -19,12 +19,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from intune_gpu.tuner.baselines import Hold
+from intune_gpu.tuner import actions
+from intune_gpu.tuner.baselines import Hold, default_plans
 from intune_gpu.tuner.events import EventSimulator, find_oracle
 from intune_gpu.tuner.machines import Population, Prior, draw
+from intune_gpu.tuner.observing import Observer
 from intune_gpu.tuner.physics import run
 from intune_gpu.tuner.policies import NAMES, by_name
-from intune_gpu.tuner.policy import Policy
+from intune_gpu.tuner.policy import Policy, Told
 from intune_gpu.tuner.seen import Limits, Numbers, Plans, Seen
 from intune_gpu.tuner.simulator import Simulator, oracle
 from intune_gpu.tuner.solving import search
@@ -78,6 +80,34 @@ class Outcome:
     changes: Numbers
 
 
+class Greedy:
+    """No policy but a bound: it knows what each action would bring in the next step, and takes the best.
+
+    Args:
+        simulator: that it will be judged in.
+    """
+
+    name = "bound: one step, all known"
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+
+    def begin(self, limits: Limits, seed: int = 0) -> Plans:
+        """Return the loader's own defaults."""
+        self._observer = Observer(limits)
+        return default_plans(limits)
+
+    def next(self, seen: Seen) -> Plans:
+        """Return the outcome of the action with the highest true rate."""
+        at = self._observer.observe(seen)
+        rates = np.where(at.mask, self._simulator.truth(at.after), -np.inf)
+        return actions.chosen(at.after, np.argmax(rates, axis=1))
+
+    def told(self) -> Told:
+        """Say that it knows."""
+        return Told("known to be best")
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One population to judge on.
@@ -105,7 +135,7 @@ SETTINGS = (
     Setting("main"),
     Setting("shifted hidden parameters", shifted=True),
     Setting("10 % noise", noise=0.10),
-    Setting("second simulator", machines=80, steps=120, events=True),
+    Setting("second simulator", machines=60, steps=120, events=True),
 )
 
 
@@ -257,6 +287,10 @@ def judge_all(setting: Setting, seeds: Sequence[int], policies: Sequence[Policy]
                 else Simulator(population, noise=setting.noise, seed=seed, rates=rates)
             )
             part[policy.name] = judge(policy, stepper, matters, setting.steps, seed)
+        if not setting.events:
+            simulator = Simulator(population, noise=setting.noise, seed=seed, rates=rates)
+            greedy = Greedy(simulator)
+            part[greedy.name] = judge(greedy, simulator, matters, setting.steps, seed)
         parts.append(part)
     joined = {
         name: Outcome(*(np.concatenate([getattr(part[name], f.name) for part in parts]) for f in fields(Outcome)))
