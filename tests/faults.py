@@ -34,6 +34,7 @@ class Fault:
         error: what it raises; None raises nothing.
         cut: whether it returns less than was made.
         stall: what it waits for before it goes on; None waits for nothing.
+        spared: numbers of chunks or batches that nothing happens to, in whatever order threads come by.
         number: of the chunk or batch that it met.
         reached: set once it is there.
     """
@@ -43,6 +44,7 @@ class Fault:
     error: Exception | None = None
     cut: bool = False
     stall: threading.Event | None = None
+    spared: frozenset[int] = frozenset()
     number: int | None = None
     reached: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -52,8 +54,9 @@ class Fault:
         if isinstance(made, bool):  # it holds no rows: not one of the steps that can be cut short
             return made
         with self._lock:
-            here = name == self.name and self.number is None and self.at == 0
-            self.at -= name == self.name
+            counted = name == self.name and number not in self.spared
+            here = counted and self.number is None and self.at == 0
+            self.at -= counted
             if here:
                 self.number = number
         if made is not None:
