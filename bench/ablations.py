@@ -205,7 +205,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
         if not variant.part:
             reference = agent
     if not arguments.only or "guard" in arguments.only:
-        for gain in (0.0, 0.03):
+        for gain in (0.01, 0.03):
             judged(
                 "guard", f"moves for a promise of {gain:.0%} (agent: {base.gain:.0%})", Agent(reference.net, gain), 0.0
             )

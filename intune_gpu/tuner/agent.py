@@ -74,7 +74,7 @@ class AgentConfig:
     explore: tuple[float, float] = (0.6, 0.1)
     drifting: float = 0.6
     noise: float = 0.05
-    gain: float = 0.01
+    gain: float = 0.0
     reward: Literal["oracle", "best", "wait", "throughput"] = "oracle"
     hide: tuple[str, ...] = ()
     forbid: tuple[str, ...] = ()
