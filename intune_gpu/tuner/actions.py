@@ -58,8 +58,7 @@ def outcomes(plans: Plans, model: Plans, best: Plans, limits: Limits) -> Plans:
     share[:, threads : threads + len(_ODDS)] = _shifted(plans.share[:, None], _ODDS)
     for action, other in ((MODEL, model), (BEST, best)):
         readers[:, action], transformers[:, action], share[:, action] = other.readers, other.transformers, other.share
-    wide = (one[:, None] for one in (limits.cores, limits.max_readers, limits.max_transformers, limits.has_gpu))
-    return Limits(*wide).clip(Plans(readers, transformers, share))
+    return limits.take(np.s_[:, None]).clip(Plans(readers, transformers, share))
 
 
 def allowed(plans: Plans, after: Plans) -> Mask:

@@ -24,6 +24,7 @@ from torch.nn.utils import skip_init
 
 from intune_gpu.tuner import actions
 from intune_gpu.tuner.baselines import default_plans
+from intune_gpu.tuner.machines import draw
 from intune_gpu.tuner.observing import FEATURES, Observation, Observer
 from intune_gpu.tuner.policy import Told
 from intune_gpu.tuner.seen import Limits, Numbers, Plans, Seen
@@ -262,8 +263,6 @@ def train(config: AgentConfig, told: Callable[[int, float, float], None] = lambd
 
     The same config gives the same weights on the same kind of machine and versions.
     """
-    from intune_gpu.tuner.machines import draw
-
     rng = np.random.default_rng(config.seed)
     torch_rng = torch.Generator().manual_seed(config.seed)
     net, target = (Net(config.hidden, config.hide, config.forbid) for _ in range(2))

@@ -72,11 +72,10 @@ class EventSimulator:
         sums = self._state.run_second(self._now, plans, self._rng)
         seen = self._see(plans, sums)
         self.step_number += 1
-        phase = np.asarray((self.step_number >= self.population.starts).sum(axis=0) - 1, np.int64)
+        phase = self.population.phase(self.step_number)
         if np.any(phase != self._phase):
             self._phase = phase
-            at = (phase, np.arange(len(self)))
-            self._now = Machine(*(getattr(self.population.phases, f.name)[at] for f in fields(Machine)))
+            self._now = self.population.at(phase)
         return seen, sums.batches * self._state.rows
 
     def _see(self, plans: Plans, sums: _Sums) -> Seen:
@@ -134,8 +133,7 @@ def _candidates(machine: Machine, limits: Limits) -> Plans:
     readers, transformers, share = (one.ravel() for one in np.meshgrid(factor, factor, [0, 1, 2], indexing="ij"))
     other = np.where(plans.share > 0.5, 0.5 * plans.share, 0.5 + 0.5 * plans.share)
     shares = np.stack([plans.share, other, np.where(plans.share > 0.5, 0.0, 1.0)])
-    wide = Limits(*(getattr(limits, f.name)[:, None] for f in fields(Limits)))
-    return wide.clip(
+    return limits.take(np.s_[:, None]).clip(
         Plans(
             plans.readers[:, None] * readers,
             plans.transformers[:, None] * transformers,
@@ -154,8 +152,7 @@ def _rate(
     seed: int,
 ) -> Numbers:
     rng = np.random.default_rng(seed)
-    mine = Limits(*(getattr(limits, f.name)[of] for f in fields(Limits)))
-    state = _State(machine, mine, rng)
+    state = _State(machine, limits.take(of), rng)
     for _ in range(warm):
         state.run_second(machine, plans, rng)
     return state.rows * sum(state.run_second(machine, plans, rng).batches for _ in range(seconds)) / seconds

@@ -93,6 +93,14 @@ class Population:
     def __len__(self) -> int:
         return int(self.starts.shape[1])
 
+    def phase(self, step: int) -> npt.NDArray[np.int64]:
+        """Return (machines,) the number of the phase that a step is in."""
+        return np.asarray((step >= self.starts).sum(axis=0) - 1, np.int64)
+
+    def at(self, phase: npt.NDArray[np.int64]) -> Machine:
+        """Return what each machine is like in a phase of its own; `phase` is (machines,)."""
+        return self.phases.take((phase, np.arange(len(self))))
+
 
 def draw(
     rng: np.random.Generator, count: int, *, drifting: float, steps: int, prior: Prior | None = None

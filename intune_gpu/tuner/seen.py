@@ -59,6 +59,10 @@ class Limits:
     max_transformers: Numbers
     has_gpu: Numbers
 
+    def take(self, these: object) -> Limits:
+        """Return the limits of an index or a mask; `np.s_[:, None]` makes room for an axis of plans."""
+        return Limits(*(getattr(self, f.name)[these] for f in fields(self)))
+
     def clip(self, plans: Plans) -> Plans:
         """Return the nearest plans that are allowed."""
         return Plans(

@@ -6,8 +6,6 @@ told with noise. A second simulator, of another structure, is in `events`.
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import numpy as np
 import numpy.typing as npt
 
@@ -67,11 +65,10 @@ class Simulator:
         running = run(self._now, plans)
         seen = self._see(plans, running)
         self.step_number += 1
-        phase = np.asarray((self.step_number >= self.population.starts).sum(axis=0) - 1, np.int64)
+        phase = self.population.phase(self.step_number)
         if np.any(phase != self._phase):
             self._phase = phase
-            at = (phase, np.arange(len(self)))
-            self._now = Machine(*(getattr(self.population.phases, f.name)[at] for f in fields(Machine)))
+            self._now = self.population.at(phase)
         return seen, running.rows_per_s
 
     def _see(self, plans: Plans, running: Running) -> Seen:
