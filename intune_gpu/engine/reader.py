@@ -21,7 +21,7 @@ def next_read(state: RunState[Any], index: int) -> Read | None:
     began = perf_counter()
     while not state.stopping and index < state.plan.readers:
         plan = state.plan
-        read = state.schedule.start_read(plan.prefetch_bytes, plan.transformers, state.starving)
+        read = state.schedule.start_read(plan.prefetch_bytes, plan.transformers, state.starving, state.fed)
         if read is not None:
             state.clocks.read.wait_s += since(began)
             state.bytes_changed(idle=True)

@@ -8,6 +8,9 @@ Rows may turn out larger than they were estimated. Where a source can tell befor
 half read, until there is room; a batch waits likewise. Only what the consumer stands waiting for goes on at any price.
 So the budget is passed by what that batch needs and nobody could know: in file order, the rest of one chunk, and the
 rest of the batch; shuffled, the rest of its window.
+
+Reading runs far ahead only while the consumer is fed. While it waits for transformers, more decoded rows would bring
+it nothing: they cost cores now, and leave the caches before they are used.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from intune_gpu.core.source import HalfRead, Source
 from intune_gpu.engine.budget import Budget, Ordering
 from intune_gpu.engine.gather import OrderedWindow
 from intune_gpu.engine.keeping import Keeping
-from intune_gpu.engine.order import Cut, Run, WindowUse
+from intune_gpu.engine.order import Cut, Run, WindowUse, total
 from intune_gpu.engine.windows import Read, Window
 
 
@@ -37,6 +40,7 @@ class Schedule:
     Attributes:
         threads: readers that run, busy or not.
         blocked: batches in the making that wait for rows, or for room.
+        ready_rows: decoded, and taken by no batch yet.
         kept_bytes: held whatever is read or made.
     """
 
@@ -47,7 +51,7 @@ class Schedule:
         self._ordering = Ordering.of(source.schema)
         self.next_batch = 0
         self.reading = self.blocked = 0
-        self.finished_bytes = 0
+        self.finished_bytes = self.ready_rows = 0
         self.threads = self.kept_bytes = 0
         self._reads_to_come = 0
         self._chunks: Sequence[ChunkInfo] = source.chunks
@@ -93,12 +97,21 @@ class Schedule:
 
     # --- reading ---
 
-    def start_read(self, prefetch_bytes: int, transformers: int, starving: int | None) -> Read | None:
+    def wants_reads(self, transformers: int, fed: bool) -> bool:
+        """Return whether a reader may find something to start; arguments as for `start_read`."""
+        if self._parked:
+            return True
+        if not self._reads:
+            return not self._exhausted
+        return self._reads[0].window.begun or not self._is_ahead(self._reads[0].window, transformers, fed)
+
+    def start_read(self, prefetch_bytes: int, transformers: int, starving: int | None, fed: bool = True) -> Read | None:
         """Return a chunk to read now, or the rest of a half read one; None when nothing may start.
 
         Args:
             prefetch_bytes: the budget.
             transformers: threads that may each need room for a batch.
+            fed: whether the consumer has batches to take; else reading runs ahead of the transformers by a little only.
             starving: the batch that the consumer stands waiting for, if it does. Where that cannot come without
                 another read, and nothing is running that may let go of anything, the next chunk may start at any price:
                 chunks can be bigger than their estimates, and a budget can be lowered.
@@ -115,6 +128,8 @@ class Schedule:
         while index < len(self._reads) or self._open_window():
             read = self._reads[index]
             if parked is not None and read.place > parked.place:
+                return None
+            if not read.window.begun and self._is_ahead(read.window, transformers, fed):
                 return None
             room -= self._cost(read, counted)
             counted = read.window.number
@@ -176,6 +191,8 @@ class Schedule:
         if ordered is not None:
             self._window_charge(window, nbytes - window.nbytes)
             window.ordered, window.assembly = ordered, None
+            window.left = total(window.spans)
+            self.ready_rows += window.left
         if error is not None:
             self._charge(read, 0)
             if window.error is None or read.position < window.error[0]:
@@ -232,6 +249,9 @@ class Schedule:
     def release(self, number: int) -> None:
         """Note that one batch has what it needs of a window; let go of the window after its last."""
         window = self._live[number]
+        taken = window.left // window.uses  # of the last one: all
+        window.left -= taken
+        self.ready_rows -= taken
         window.uses -= 1
         if window.uses == 0:
             del self._live[number]
@@ -251,6 +271,16 @@ class Schedule:
         self._live.clear()
         self._reads.clear()
         self._parked.clear()
+
+    def _is_ahead(self, window: Window, transformers: int, fed: bool) -> bool:
+        """Return whether transformers have enough to do, so that a window need not be begun yet.
+
+        Two windows, or two batches each, cover for readers that do not finish evenly.
+        """
+        if fed or self.blocked or not self.has_batch:  # what is ready may not be what comes next: streams wait in turn
+            return False
+        making = max(transformers, len(self._making))
+        return self.ready_rows >= 2 * max(total(window.spans), making * self.run.batch_size)
 
     def _room(self, prefetch_bytes: int, transformers: int) -> int:
         idle = max(0, transformers - len(self._making))

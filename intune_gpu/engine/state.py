@@ -127,6 +127,11 @@ class RunState(Generic[T]):
         """The batch that the consumer stands waiting for, if it does."""
         return self.wanted if self.hungry and self.wanted not in self.finished else None
 
+    @property
+    def fed(self) -> bool:
+        """Whether the consumer has as many batches to take as there are transformers."""
+        return len(self.finished) >= self.plan.transformers
+
     def deliver(self, number: int, outcome: Delivery[T] | Exception) -> None:
         """Lay a batch, or the error in its place, ready for the consumer."""
         self.finished[number] = outcome
@@ -163,7 +168,7 @@ class RunState(Generic[T]):
             self.clocks.peak_in_flight_bytes = held
         if self.budget.costs is not self._fitted:
             self.fit()
-        if schedule.has_reads:
+        if schedule.wants_reads(self.plan.transformers, self.fed):
             self.may_read.notify()
         if schedule.has_batch:
             self.may_transform.notify()

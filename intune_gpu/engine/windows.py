@@ -20,6 +20,7 @@ class Window:
         chunks: the source's numbers of its chunks.
         assembly: where they are put in order; None in file order, where a window is one chunk.
         rows: physical rows of it.
+        left: rows that the run takes and no batch has taken yet; 0 before it is decoded.
         nbytes: what it is charged with, once begun.
         order_bytes: of these, for putting it in order.
         growth: what estimates were multiplied with when it was begun.
@@ -36,6 +37,7 @@ class Window:
     chunks: tuple[int, ...]
     assembly: Assembly | None
     rows: int
+    left: int = 0
     nbytes: int = 0
     order_bytes: int = 0
     growth: float = 1.0
