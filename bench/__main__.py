@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -43,6 +43,8 @@ class Args:
     """Write them to bench/results/<date>-<commit>-<suite>.json."""
 
 
+OWN_FLAGS = {"gpu": "bench.gpu", "tuner": "bench.tuner"}
+"""Suites with flags of their own → modules with `parse(arguments)` and `main(args)`; gpu's runs without tyro."""
 ROWS = {"transform": 1 << 20, "text": 500_000, "parquet": 1 << 20}
 DALI_ROWS = 1 << 20
 TINY_ROWS = 8_192
@@ -59,20 +61,8 @@ def main(args: Args) -> int:
     from rich.console import Console
 
     console, begin = Console(width=None if sys.stdout.isatty() else 130), time.perf_counter()
-    result: report.Report = {
-        "schema_version": report.SCHEMA_VERSION,
-        "suite": args.suite,
-        "tiny": args.tiny,
-        "seed": args.seed,
-        "repeats": args.repeats or (2 if args.tiny else 9),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "elapsed_s": 0.0,
-        "commit": machine.commit(),
-        "machine": machine.machine(),
-        "versions": machine.versions(),
-        "cases": [],
-        "targets": [],
-    }
+    repeats = args.repeats or (2 if args.tiny else 9)
+    result = report.header(args.suite, tiny=args.tiny, seed=args.seed, repeats=repeats)
     effort = Effort(result["repeats"], 0.0 if args.tiny else 0.2)
     with tempfile.TemporaryDirectory(prefix="intune_gpu-bench-") as folder:
         for task in _tasks(args, effort, Path(folder)):
@@ -121,20 +111,23 @@ def _run(task: Task, folder: Path) -> tuple[list[CaseRecord], int]:
     return ([] if status else json.loads(out.read_text(encoding="utf-8"))), status
 
 
-def wants(suite: str, arguments: Sequence[str]) -> bool:
-    """Whether a suite is asked for that has flags of its own: `gpu`, which runs without tyro, or `tuner`."""
-    return f"--suite={suite}" in arguments or ("--suite", suite) in pairwise(arguments)
+def asked(arguments: Sequence[str]) -> str | None:
+    """Return the suite that the flags name; the last one counts."""
+    named = [value for flag, value in pairwise(arguments) if flag == "--suite"]
+    named += [value.partition("=")[2] for value in arguments if value.startswith("--suite=")]
+    return named[-1] if named else None
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the suite that the flags name; return the exit status."""
+    module = OWN_FLAGS.get(asked(arguments) or "")
+    if module is not None:
+        suite = importlib.import_module(module)
+        return int(suite.main(suite.parse(arguments)))
+    import tyro
+
+    return main(tyro.cli(Args, prog="python -m bench", description=Args.__doc__, args=list(arguments)))
 
 
 if __name__ == "__main__":
-    if wants("gpu", sys.argv[1:]):
-        from bench import gpu
-
-        sys.exit(gpu.main(sys.argv[1:]))
-    if wants("tuner", sys.argv[1:]):
-        from bench import tuner
-
-        sys.exit(tuner.main(tuner.parse(sys.argv[1:])))
-    import tyro
-
-    sys.exit(main(tyro.cli(Args, prog="python -m bench", description=Args.__doc__)))
+    sys.exit(run(sys.argv[1:]))

@@ -9,11 +9,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from bench import machine, names, report, tuner_live, tuner_parts, tuner_report
+from bench import names, report, tuner_live, tuner_parts, tuner_report
 from bench.harness import CheckError
 from bench.tuner_live import Course, Hog, Logs, Trace
 from bench.tuner_parts import Workers
@@ -172,24 +171,12 @@ def _known(policies: Sequence[str], result: TunerReport) -> list[str]:
 
 def _empty(args: Args) -> TunerReport:
     return {
-        "schema_version": report.SCHEMA_VERSION,
-        "suite": args.suite,
-        "tiny": args.tiny,
-        "seed": args.seed,
-        "repeats": args.runs,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "elapsed_s": 0.0,
-        "commit": machine.commit(),
-        "machine": machine.machine(),
-        "versions": machine.versions(),
-        "cases": [],
-        "targets": [],
+        **report.header(args.suite, tiny=args.tiny, seed=args.seed, repeats=args.runs),
         "seconds": args.seconds,
         "runs": args.runs,
         "intervals": [],
         "static_plans": [],
         "series": [],
-        "skipped": {},
     }
 
 
