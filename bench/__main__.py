@@ -43,7 +43,7 @@ class Args:
     """Write them to bench/results/<date>-<commit>-<suite>.json."""
 
 
-OWN_FLAGS = {"gpu": "bench.gpu", "tuner": "bench.tuner"}
+OWN_FLAGS = {"gpu": "bench.gpu", "peers": "bench.peers.suite", "tuner": "bench.tuner"}
 """Suites with flags of their own → modules with `parse(arguments)` and `main(args)`; gpu's runs without tyro."""
 ROWS = {"transform": 1 << 20, "text": 500_000, "parquet": 1 << 20}
 DALI_ROWS = 1 << 20
