@@ -23,8 +23,9 @@ from bench.peers.table import Engine, Format
 
 @dataclass(frozen=True)
 class Args:
-    """Measure intune_gpu against tf.data, DataLoader, Polars, Ray Data, pandas and TorchRec's scripts, each in
-    processes of its own that run in turn, results checked before timing.
+    """Measure intune_gpu against tf.data, DataLoader, Polars, Ray Data, pandas and TorchRec's scripts.
+
+    Each runs in processes of its own, in turn with the others, and its results are checked first.
     """
 
     suite: str = "peers"
