@@ -59,7 +59,7 @@ class Child:
                 start_new_session=True,  # Ctrl-C is ours to handle, and its session tells who belongs to it
             )
         self.pid = self._process.pid
-        self._pending = b""
+        self._pending, self._broken = b"", False
         self.versions: dict[str, str] = {}
 
     def __enter__(self) -> Child:
@@ -115,7 +115,7 @@ class Child:
     def close(self, gently: bool = True) -> None:
         """End the process and all that it started. May be called more than once."""
         process = self._process
-        if gently and process.poll() is None:
+        if gently and not self._broken and process.poll() is None:
             with contextlib.suppress(EngineError, subprocess.TimeoutExpired):
                 self.ask({"do": "stop"}, STOP_S)
                 process.wait(STOP_S)
@@ -143,6 +143,9 @@ class Child:
         return found
 
     def _failed(self, how: str) -> EngineError:
+        self._broken = True
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_POLL_S)  # the pipe ends before the process does
         status = self._process.poll()
         lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -77,7 +78,7 @@ def numbered(table: pa.Table, files: int) -> pa.Table:
     """
     rows = table.num_rows
     columns = {name: table.column(name).to_numpy(zero_copy_only=False).copy() for name in DENSE[:2]}
-    least = min(0, *(int(pa.compute.min(table.column(name)).as_py() or 0) for name in DENSE))
+    least = min(0, *(int(pc.min(table.column(name)).as_py() or 0) for name in DENSE))
     missing = table.column(DENSE[1]).is_null().to_numpy().copy()
     second = np.nan_to_num(columns[DENSE[1]]).astype(np.int32)
     starts = [_first_row(rows, k, files) for k in range(files)]
@@ -128,7 +129,7 @@ def hex_ids(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.uint32], npt.NDArra
     if isinstance(words, pa.ChunkedArray):
         words = words.combine_chunks()
     numbers = np.array([int(word, 16) for word in words.dictionary.to_pylist()] or [0], np.uint32)
-    return numbers[pa.compute.fill_null(words.indices, 0).to_numpy()] * ~missing, missing
+    return numbers[pc.fill_null(words.indices, 0).to_numpy()] * ~missing, missing
 
 
 def _lists(ids: npt.NDArray[np.uint32], rows: int, rng: np.random.Generator) -> pa.Array:

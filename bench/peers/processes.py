@@ -27,15 +27,15 @@ def descendants(pid: int) -> list[int]:
     return _below(pid, _all())
 
 
-def cpu_seconds() -> float:
-    """Return the CPU seconds of this process and of all that it started, ended ones included.
+def started_cpu_seconds() -> float:
+    """Return the CPU seconds of all that this process started, ended ones included.
 
     Of the living it is known in steps of a clock tick, 10 ms on most machines.
     """
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     seen = _all()
     living = sum(seen[pid].ticks for pid in _below(os.getpid(), seen)) / _TICKS_PER_S
-    return time.process_time() + ended.ru_utime + ended.ru_stime + living
+    return ended.ru_utime + ended.ru_stime + living
 
 
 def pss_bytes(pid: int) -> int:

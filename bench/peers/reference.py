@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bench.checks import check_equal
 from bench.clicks import DENSE, NUM_BUCKETS, SPARSE
 from bench.harness import CheckError
-from bench.numpy_peer import feature_seeds, xxh64_words
+from bench.numpy_peer import Words, feature_seeds, xxh64_words
 from bench.peers.table import Engine
 
 _RELATIVE, _ABSOLUTE = 1e-5, 1e-6
@@ -63,7 +64,7 @@ def expected(table: pa.Table, format: str, seed: int) -> Expected:
         ids.append(numbers.astype(np.int64))
         missing.append(nulls)
         lengths.append(np.ones(table.num_rows, np.int64))
-    seeds = feature_seeds(seed)
+    seeds = feature_seeds(seed)[:, None]
     buckets = [np.where(gone, 0, _bucket(each, one)) for each, gone, one in zip(ids, missing, seeds, strict=True)]
     label = _filled(table.column("label"))
     return Expected(integers, label, np.stack(lengths), ids, missing, buckets)
@@ -162,7 +163,7 @@ def _by_row(
     return found
 
 
-def _bucket(ids: npt.NDArray[np.int64], seed: np.uint64) -> npt.NDArray[np.int64]:
+def _bucket(ids: npt.NDArray[np.int64], seed: Words) -> npt.NDArray[np.int64]:
     words = ids.copy().view(np.uint64)
     xxh64_words(words, seed, np.empty_like(words))
     words >>= np.uint64(32)
@@ -172,4 +173,4 @@ def _bucket(ids: npt.NDArray[np.int64], seed: np.uint64) -> npt.NDArray[np.int64
 
 
 def _filled(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    return pa.compute.fill_null(column, 0).to_numpy().astype(np.int64)
+    return pc.fill_null(column, 0).to_numpy().astype(np.int64)

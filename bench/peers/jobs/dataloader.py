@@ -108,7 +108,7 @@ def _lists(table: pa.Table, spec: Spec) -> Iterator[Any]:
     integers = [table.column(name).combine_chunks() for name in DENSE]
     missing = np.stack([column.is_null().to_numpy(zero_copy_only=False) for column in integers])
     dense = [np.frombuffer(column.buffers()[1], np.int32, len(column), column.offset * 4) for column in integers]
-    label, seeds, transform = table.column("label").to_numpy(), feature_seeds(spec.seed), NumpyTransform(spec.seed)
+    label, seeds, transform = table.column("label").to_numpy(), feature_seeds(spec.seed)[:, None], NumpyTransform(spec.seed)
     for a in range(0, len(label), spec.batch_size):
         b = min(a + spec.batch_size, len(label))
         cuts = [(int(each[a]), int(each[b])) for each in offsets]
@@ -125,7 +125,7 @@ def _lists(table: pa.Table, spec: Spec) -> Iterator[Any]:
         yield item
 
 
-def _hash(values: npt.NDArray[np.int32], seed: np.uint64, buckets: int, out: Words) -> None:
+def _hash(values: npt.NDArray[np.int32], seed: Words, buckets: int, out: Words) -> None:
     """Put integers of one feature into buckets, in blocks that fit the cache."""
     scratch = np.empty(_LIST_BLOCK, np.uint64)
     for a in range(0, len(values), _LIST_BLOCK):

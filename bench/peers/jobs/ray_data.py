@@ -37,6 +37,7 @@ class RayData:
     """
 
     def __init__(self, threads: int) -> None:
+        os.environ["PYTHONPATH"] = os.getcwd()  # its workers import what stands beside this file
         self._folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
         ray.init(
             num_cpus=threads,
@@ -45,7 +46,6 @@ class RayData:
             log_to_driver=False,
             logging_level=logging.ERROR,
             _temp_dir=self._folder.name,  # the default keeps sessions for good
-            runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}},
         )
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
