@@ -108,7 +108,8 @@ def _lists(table: pa.Table, spec: Spec) -> Iterator[Any]:
     integers = [table.column(name).combine_chunks() for name in DENSE]
     missing = np.stack([column.is_null().to_numpy(zero_copy_only=False) for column in integers])
     dense = [np.frombuffer(column.buffers()[1], np.int32, len(column), column.offset * 4) for column in integers]
-    label, seeds, transform = table.column("label").to_numpy(), feature_seeds(spec.seed)[:, None], NumpyTransform(spec.seed)
+    label, transform = table.column("label").to_numpy(), NumpyTransform(spec.seed)
+    seeds = feature_seeds(spec.seed)[:, None]
     for a in range(0, len(label), spec.batch_size):
         b = min(a + spec.batch_size, len(label))
         cuts = [(int(each[a]), int(each[b])) for each in offsets]
