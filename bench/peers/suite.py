@@ -59,7 +59,6 @@ class Args:
 
 
 TINY: dict[str, Any] = {
-    "threads": (2,),
     "rows": 4_096,
     "batch_size": 512,
     "repeats": 1,
