@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -59,7 +60,7 @@ class Child:
                 start_new_session=True,  # Ctrl-C is ours to handle, and its session tells who belongs to it
             )
         self.pid = self._process.pid
-        self._pending, self._broken = b"", False
+        self._pending, self._broken, self._stopping = b"", False, False
         self.versions: dict[str, str] = {}
 
     def __enter__(self) -> Child:
@@ -90,6 +91,8 @@ class Child:
     def tell(self, command: dict[str, Any]) -> None:
         """Give a command, and let `hear` wait for the answer."""
         assert self._process.stdin is not None
+        if self.engine.halted:
+            processes.send(self.pid, signal.SIGCONT)
         try:
             self._process.stdin.write(json.dumps(command).encode() + b"\n")
             self._process.stdin.flush()
@@ -103,6 +106,8 @@ class Child:
             EngineError: it died, gave none in time, or answered with an error.
         """
         found = self._answer(timeout_s)
+        if self.engine.halted and not self._stopping:
+            processes.send(self.pid, signal.SIGSTOP)
         if "error" in found:
             raise EngineError(f"{self.engine.name}: {found['error']}")
         return found
@@ -117,6 +122,7 @@ class Child:
         process = self._process
         if gently and not self._broken and process.poll() is None:
             with contextlib.suppress(EngineError, subprocess.TimeoutExpired):
+                self._stopping = True
                 self.ask({"do": "stop"}, STOP_S)
                 process.wait(STOP_S)
         processes.kill(process.pid)  # its session may have outlived it

@@ -30,15 +30,17 @@ class Environment:
     Attributes:
         name: of its folder.
         requirements: for pip, pinned.
+        module: that must import once they are installed.
     """
 
     name: str
     requirements: tuple[str, ...]
+    module: str = "sys"
 
     @property
     def folder(self) -> Path:
         """Where it is, or will be: another set of requirements or another Python has another folder."""
-        said = "\n".join((platform.python_version(), platform.machine(), *self.requirements))
+        said = "\n".join((platform.python_version(), platform.machine(), self.module, *self.requirements))
         return cache_folder() / f"{self.name}-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
 
     @property
@@ -51,11 +53,11 @@ class Environment:
         return (self.folder / _READY).exists()
 
 
-TENSORFLOW = Environment("tensorflow", ("tensorflow-cpu==2.21.0", "pyarrow==26.0.1"))
-RAY = Environment("ray", ("ray[data]==2.60.0", "pandas==2.3.3", "pyarrow==26.0.1"))
-PANDAS = Environment("pandas", ("pandas==3.1.1", "pyarrow==26.0.1"))
-NVTABULAR = Environment("nvtabular", ("nvtabular==23.8.0",))
-RECIS = Environment("recis", ("recis==1.0.0",))
+TENSORFLOW = Environment("tensorflow", ("tensorflow-cpu==2.21.0", "pyarrow==26.0.1"), "tensorflow")
+RAY = Environment("ray", ("ray[data]==2.60.0", "pandas==2.3.3", "pyarrow==26.0.1", "aiohttp==3.14.5"), "ray.data")
+PANDAS = Environment("pandas", ("pandas==3.1.1", "pyarrow==26.0.1"), "pandas")
+NVTABULAR = Environment("nvtabular", ("nvtabular==23.8.0",), "nvtabular")
+RECIS = Environment("recis", ("recis==1.0.0",), "recis")
 
 
 def cache_folder() -> Path:
@@ -94,9 +96,14 @@ def prepare(environment: Environment, install: bool, say: Callable[[str], None])
 def _make(environment: Environment) -> None:
     folder = environment.folder
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted install left
-    _run([sys.executable, "-m", "venv", str(folder)])
+    _run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
+    pip = [sys.executable, "-m", "pip", "--python", str(environment.python)]
     try:
-        _run([str(environment.python), "-m", "pip", "install", "--quiet", "--no-input", *environment.requirements])
+        if environment.requirements:
+            _run([*pip, "install", "--quiet", "--no-input", *environment.requirements])
+        _run(
+            [str(environment.python), "-c", f"import {environment.module}"], "pip installs it, but it does not import: "
+        )
     except NoEnvironmentError as error:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -105,9 +112,9 @@ def _make(environment: Environment) -> None:
     (folder / _READY).touch()
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str], said: str = "") -> None:
     ran = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if ran.returncode:
         written = [line.strip() for line in (ran.stdout + ran.stderr).splitlines() if line.strip()]
         errors = [line for line in written if line.lower().startswith("error")]
-        raise NoEnvironmentError((errors or written or [f"pip ended with status {ran.returncode}"])[-1])
+        raise NoEnvironmentError(said + (errors or written or [f"ended with status {ran.returncode}"])[-1])

@@ -48,13 +48,18 @@ def pss_bytes(pid: int) -> int:
     return total
 
 
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process and all that it started."""
+    for each in (pid, *descendants(pid)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(each, number)
+
+
 def kill(pid: int) -> None:
     """End a process and all that it started, also what has lost its parent but kept its session."""
     for _ in range(_SWEEPS):
         left = [pid, *descendants(pid)]
-        for each in left:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(each, signal.SIGKILL)
+        send(pid, signal.SIGKILL)
         time.sleep(0.01)
         if all(seen.state in "ZX" for each, seen in _all().items() if each in left or seen.session == pid):
             return

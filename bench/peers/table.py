@@ -33,6 +33,7 @@ class Engine:
         dense: `log1p`, or `least`: ln(x - m + 2), m being the least integer of a file.
         share: it does only the first file of so many, since it takes long and no row costs less for there being more.
         formats: that it can read.
+        halted: its processes are stopped (SIGSTOP) while others run, since they would go on working.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Engine:
     dense: Literal["log1p", "least"] = "log1p"
     share: int = 1
     formats: tuple[str, ...] = FORMATS
+    halted: bool = False
 
 
 def _job(name: str, *arguments: str) -> tuple[str, ...]:
@@ -102,6 +104,7 @@ ENGINES: tuple[Engine, ...] = (
         _job("ray_data"),
         "Ray Data, a local cluster, 2 GiB of object store; one multiplication as hash; no KeyedJaggedTensor",
         environments.RAY,
+        halted=True,
     ),
     Engine(
         "pandas",
