@@ -43,7 +43,7 @@ class Args:
     """Write them to bench/results/<date>-<commit>-<suite>.json."""
 
 
-OWN_FLAGS = {"gpu": "bench.gpu", "tuner": "bench.tuner"}
+OWN_FLAGS = {"all": "bench.everything", "gpu": "bench.gpu", "scale": "bench.scale", "tuner": "bench.tuner"}
 """Suites with flags of their own → modules with `parse(arguments)` and `main(args)`; gpu's runs without tyro."""
 ROWS = {"transform": 1 << 20, "text": 500_000, "parquet": 1 << 20}
 DALI_ROWS = 1 << 20
@@ -58,27 +58,27 @@ def main(args: Args) -> int:
         if count is not None and count < 1:
             print(f"bench: --{name}: expected at least 1, found {count}", file=sys.stderr)
             return 2
-    from rich.console import Console
-
-    console, begin = Console(width=None if sys.stdout.isatty() else 130), time.perf_counter()
+    begin = time.perf_counter()
     repeats = args.repeats or (2 if args.tiny else 9)
     result = report.header(args.suite, tiny=args.tiny, seed=args.seed, repeats=repeats)
-    effort = Effort(result["repeats"], 0.0 if args.tiny else 0.2)
+    effort, status = Effort(result["repeats"], 0.0 if args.tiny else 0.2), 0
     with tempfile.TemporaryDirectory(prefix="intune_gpu-bench-") as folder:
-        for task in _tasks(args, effort, Path(folder)):
-            records, status = _run(task, Path(folder))
-            if status:
-                what = "a check failed" if status == CHECK_FAILED else f"a worker ended with status {status}"
-                print(f"bench: {what}: nothing was saved", file=sys.stderr)
-                return 1
-            result["cases"] += records
+        try:
+            for task in _tasks(args, effort, Path(folder)):
+                records, status = _run(task, Path(folder))
+                if status:
+                    what = "a check failed" if status == CHECK_FAILED else f"a worker ended with status {status}"
+                    print(f"bench: {what}: nothing was saved", file=sys.stderr)
+                    return 1
+                result["cases"] += records
+        except KeyboardInterrupt:
+            if not result["cases"]:
+                raise
+            result["skipped"]["what is not among the cases"], status = "stopped by Ctrl-C", 130
     result["targets"] = targets.judge(result["cases"])
     result["elapsed_s"] = time.perf_counter() - begin
-    report.show(result, console)
-    for path in ([args.out] if args.out else []) + ([report.default_path(result)] if args.save else []):
-        report.save(result, path)
-        console.print(f"written: {path}", highlight=False)
-    return 0
+    report.finish(result, args.out, args.save and not status)
+    return status
 
 
 def _tasks(args: Args, effort: Effort, folder: Path) -> Iterator[Task]:

@@ -1,0 +1,118 @@
+"""Fresh processes without fresh imports: a job runs in a fork of a process that has imported everything, run nothing.
+
+Imports take seconds and say nothing of the job. A fork has the memory of its parent's imports, its own peak, its own
+pools of threads, and nothing that another job left warm. A process with several threads cannot be forked safely, so
+that the parent must run nothing itself, and must not import Polars, which starts its threads then.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MODULES = (
+    "numpy",
+    "pyarrow.parquet",
+    "pyarrow.csv",
+    "torch",
+    "torchrec",
+    "rich.console",
+    "rich.table",
+    "intune_gpu.engine.batch",
+    "intune_gpu.engine.pipeline",
+    "intune_gpu.engine.program",
+    "intune_gpu.engine.transform",
+    "intune_gpu.kernels.synthesis",
+    "intune_gpu.sources.text_index",
+    "intune_gpu.tuner.attaching",
+)
+"""What a job over files imports, but for Polars."""
+
+THREADS_OF_BLAS = "OPENBLAS_NUM_THREADS"
+
+
+class JobError(Exception):
+    """A job in a process of its own failed; the message is its last line."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job.
+
+    Attributes:
+        result: what it returned, through JSON.
+        peak_bytes: the most memory that its process had, shared pages and imports included.
+    """
+
+    result: Any
+    peak_bytes: int
+
+
+def prepare(modules: Sequence[str] = MODULES) -> None:
+    """Import what jobs need; call this before anything else does, since NumPy's BLAS would start its threads."""
+    os.environ.setdefault(THREADS_OF_BLAS, "1")
+    for module in modules:
+        importlib.import_module(module)
+
+
+def single_threaded() -> bool:
+    """Whether this process can be forked."""
+    return len(os.listdir("/proc/self/task")) == 1
+
+
+def run(job: Callable[[], Any], cores: int | None = None) -> Outcome:
+    """Run a job in a fork of this process, and wait for it.
+
+    Args:
+        job: returns what JSON can hold.
+        cores: how many it may use; None leaves it all of them.
+
+    Raises:
+        JobError: it failed, or this process has several threads.
+    """
+    if not single_threaded():
+        raise JobError("a job: expected a process of one thread to fork, found several; run nothing in it before")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ours, theirs = os.pipe()
+    process = os.fork()
+    if process == 0:
+        os.close(ours)
+        _child(job, cores, theirs)
+    os.close(theirs)
+    try:
+        with os.fdopen(ours, "rb") as pipe:
+            said = pipe.read()
+    finally:
+        # Also where Ctrl-C came: the terminal sent it to the child, too.
+        _, status, usage = os.wait4(process, 0)
+    if status or not said:
+        last = json.loads(said)["error"] if said else f"its process ended with status {status}"
+        raise JobError(last)
+    return Outcome(json.loads(said)["result"], usage.ru_maxrss * 1024)
+
+
+def _child(job: Callable[[], Any], cores: int | None, pipe: int) -> None:
+    """Run the job, write what came of it, and end without what Python does at its end: that belongs to the parent."""
+    said, status = {}, 1
+    try:
+        if cores is not None:
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+        said, status = {"result": job()}, 0
+    except KeyboardInterrupt:
+        said = {"error": "stopped by Ctrl-C"}
+    except BaseException as error:
+        traceback.print_exc()
+        said = {"error": f"{type(error).__name__}: {error}"}
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with os.fdopen(pipe, "wb") as file:
+            file.write(json.dumps(said).encode())
+        os._exit(status)
