@@ -11,11 +11,12 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from bench import machine, names, report, targets
+from bench import fresh, machine, names, report, targets, worker
 from bench.harness import CaseRecord, Effort
 from bench.worker import CHECK_FAILED, Task, environment
 
@@ -63,14 +64,19 @@ def main(args: Args) -> int:
     result = report.header(args.suite, tiny=args.tiny, seed=args.seed, repeats=repeats)
     effort, status = Effort(result["repeats"], 0.0 if args.tiny else 0.2), 0
     with tempfile.TemporaryDirectory(prefix="intune_gpu-bench-") as folder:
+        if args.tiny:
+            fresh.prepare()
         try:
             for task in _tasks(args, effort, Path(folder)):
-                records, status = _run(task, Path(folder))
+                records, status = _run(task, Path(folder), args.tiny)
                 if status:
                     what = "a check failed" if status == CHECK_FAILED else f"a worker ended with status {status}"
                     print(f"bench: {what}: nothing was saved", file=sys.stderr)
                     return 1
                 result["cases"] += records
+        except fresh.JobError as error:
+            print(f"bench: {error}: nothing was saved", file=sys.stderr)
+            return 1
         except KeyboardInterrupt:
             if not result["cases"]:
                 raise
@@ -101,14 +107,23 @@ def _write_data(section: str, rows: int, seed: int, folder: Path) -> dict[str, s
     from bench.logs import write
 
     print(f"  {section}: writing {rows:,} rows", file=sys.stderr, flush=True)
-    return write(section, rows, seed, folder)
+    written: dict[str, str] = fresh.run(partial(write, section, rows, seed, folder)).result
+    return written
 
 
-def _run(task: Task, folder: Path) -> tuple[list[CaseRecord], int]:
+def _run(task: Task, folder: Path, tiny: bool) -> tuple[list[CaseRecord], int]:
+    """Measure a task in a process of its own; a tiny one in a fork of this one, which saves it the imports."""
+    if tiny:
+        return fresh.run(partial(_in_a_fork, task), task.threads).result, 0
     out = folder / f"records-{task.threads}.json"
     command = [sys.executable, "-m", "bench.worker", task.to_json(), str(out)]
     status = subprocess.run(command, env=environment(task.threads), cwd=machine.ROOT, check=False).returncode
     return ([] if status else json.loads(out.read_text(encoding="utf-8"))), status
+
+
+def _in_a_fork(task: Task) -> list[CaseRecord]:
+    os.environ.update(environment(task.threads))
+    return worker.measured(task)
 
 
 def asked(arguments: Sequence[str]) -> str | None:

@@ -1,8 +1,8 @@
 """A PyTorch `DataLoader` that does the whole job: Parquet row groups over workers, pyarrow and NumPy, whole batches.
 
-As somebody would write it who knows both: an item is a batch, so that nothing is collated; each worker has row groups of
-its own and decodes each once; the transform is the NumPy peer's, into the tensors' own memory; the tensors come over in
-shared memory. Ids are those of our hash, so that batches can be compared.
+As somebody would write it who knows both: an item is a batch, so that nothing is collated; each worker has row groups
+of its own and decodes each once; the transform is the NumPy peer's, into the tensors' own memory; the tensors come over
+in shared memory. Ids are those of our hash, so that batches can be compared.
 """
 
 from __future__ import annotations

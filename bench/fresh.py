@@ -10,9 +10,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +37,8 @@ MODULES = (
 )
 """What a job over files imports, but for Polars."""
 
+LET_FINISH_S = 60.0
+"""For which a job may keep what it has, after Ctrl-C."""
 THREADS_OF_BLAS = "OPENBLAS_NUM_THREADS"
 
 
@@ -82,6 +87,8 @@ def run(job: Callable[[], Any], cores: int | None = None) -> Outcome:
     sys.stderr.flush()
     ours, theirs = os.pipe()
     process = os.fork()
+    with suppress(ProcessLookupError, PermissionError):  # it is over already
+        os.setpgid(process, process)  # both do it, so that neither waits for the other
     if process == 0:
         os.close(ours)
         _child(job, cores, theirs)
@@ -89,13 +96,38 @@ def run(job: Callable[[], Any], cores: int | None = None) -> Outcome:
     try:
         with os.fdopen(ours, "rb") as pipe:
             said = pipe.read()
-    finally:
-        # Also where Ctrl-C came: the terminal sent it to the child, too.
         _, status, usage = os.wait4(process, 0)
+    except KeyboardInterrupt:
+        interrupt(process)
+        raise
     if status or not said:
         last = json.loads(said)["error"] if said else f"its process ended with status {status}"
         raise JobError(last)
     return Outcome(json.loads(said)["result"], usage.ru_maxrss * 1024)
+
+
+def interrupt(group: int) -> None:
+    """Send Ctrl-C to a process group, and wait for its leader, our child; one that does not end is killed."""
+    os.killpg(group, signal.SIGINT)
+    end = time.monotonic() + LET_FINISH_S
+    while os.waitpid(group, os.WNOHANG) == (0, 0):
+        if time.monotonic() > end:
+            os.killpg(group, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM end what runs as Ctrl-C does, so that it can clean up."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _child(job: Callable[[], Any], cores: int | None, pipe: int) -> None:

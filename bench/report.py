@@ -151,7 +151,7 @@ def show(report: Report, console: Console) -> None:
 
 
 def finish(report: Report, out: Path | None, keep: bool, more: Sequence[str] = ()) -> None:
-    """Print a report and, behind it, more lines; write it into `out` and, if it is to be kept, where `--save` puts it."""
+    """Print a report and, behind it, more lines; write it into `out`, and to be kept where `--save` puts it."""
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 130)

@@ -170,7 +170,7 @@ class _Workers:
         self.feeding = Feeding(
             f"DataLoader, {count} worker{'s' * (count > 1)}",
             "peer",
-            "the whole job in pyarrow and NumPy, row groups over workers, an item a batch; the better of 1 worker and all",
+            "the whole job in pyarrow and NumPy, row groups over workers, an item a batch; the better of 1 and all",
             self._epoch,
         )
 
