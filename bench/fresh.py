@@ -101,9 +101,12 @@ def run(job: Callable[[], Any], cores: int | None = None) -> Outcome:
         interrupt(process)
         raise
     if status or not said:
-        last = json.loads(said)["error"] if said else f"its process ended with status {status}"
-        raise JobError(last)
+        raise JobError(json.loads(said)["error"] if said else _ended(os.waitstatus_to_exitcode(status)))
     return Outcome(json.loads(said)["result"], usage.ru_maxrss * 1024)
+
+
+def _ended(code: int) -> str:
+    return f"its process was ended by signal {-code}" if code < 0 else f"its process ended with status {code}"
 
 
 def interrupt(group: int) -> None:

@@ -60,6 +60,7 @@ class Args:
 
 
 TINY: dict[str, Any] = {
+    "policies": ("rl", "hillclimb"),
     "runs": 2,
     "seconds": 0.3,
     "every_s": 0.03,
