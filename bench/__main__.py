@@ -104,11 +104,15 @@ def _tasks(args: Args, effort: Effort, folder: Path) -> Iterator[Task]:
 
 def _write_data(section: str, rows: int, seed: int, folder: Path) -> dict[str, str]:
     """Write the click logs that a section reads, and return the file of each of its cases."""
-    from bench.logs import write
-
     print(f"  {section}: writing {rows:,} rows", file=sys.stderr, flush=True)
-    written: dict[str, str] = fresh.run(partial(write, section, rows, seed, folder)).result
+    written: dict[str, str] = fresh.run(partial(_write, section, rows, seed, folder)).result
     return written
+
+
+def _write(section: str, rows: int, seed: int, folder: Path) -> dict[str, str]:
+    from bench.logs import write  # NumPy, whose threads this process must not have
+
+    return write(section, rows, seed, folder)
 
 
 def _run(task: Task, folder: Path, tiny: bool) -> tuple[list[CaseRecord], int]:

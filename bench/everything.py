@@ -94,8 +94,10 @@ def _possible(steps: Sequence[Step], skipped: dict[str, str]) -> list[Step]:
     """Leave out what cannot run here, and say why."""
     from intune_gpu.core.gpu import find_driver
 
+    if all(step.suite != "gpu" for step in steps):
+        return list(steps)
     driver = fresh.run(lambda: asdict(find_driver())).result  # CUDA stays out of this process
-    if driver["gpus"] > 0 or all(step.suite != "gpu" for step in steps):
+    if driver["gpus"] > 0:
         return list(steps)
     skipped["suite gpu"] = f"there is no NVIDIA GPU here ({driver['fault'] or 'the driver shows none'})"
     return [step for step in steps if step.suite != "gpu"]

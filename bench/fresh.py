@@ -61,7 +61,7 @@ class Outcome:
 
 def prepare(modules: Sequence[str] = MODULES) -> None:
     """Import what jobs need; call this before anything else does, since NumPy's BLAS would start its threads."""
-    os.environ.setdefault(THREADS_OF_BLAS, "1")
+    os.environ[THREADS_OF_BLAS] = "1"
     for module in modules:
         importlib.import_module(module)
 

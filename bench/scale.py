@@ -12,11 +12,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from bench import fresh, names, report, scale_report
+from bench import fresh, names, report
 from bench.harness import CheckError, Effort
 from bench.report import Report
+
+if TYPE_CHECKING:
+    from bench.scale_report import Measured
 
 Section = Literal["rows", "threads", "batch_size", "features", "lists", "training"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
@@ -86,6 +89,8 @@ def main(args: Args) -> int:
         print(f"bench: {fault}", file=sys.stderr)
         return 2
     fresh.prepare()
+    from bench import scale_report
+
     result, begin, status = (
         report.header("scale", tiny=args.tiny, seed=args.seed, repeats=args.repeats),
         time.perf_counter(),
@@ -126,6 +131,8 @@ class Suite:
 
     def rows(self) -> None:
         """Measure whole passes over ever longer logs, each in a process of its own."""
+        from bench import scale_report
+
         for format in FORMATS:
             with self._folder(f"rows, {format}") as folder:
                 logs, warm = self._logs(format, self.args.rows, folder)
@@ -142,6 +149,8 @@ class Suite:
 
     def threads(self) -> None:
         """Measure whole passes with 1, 2, 4, ... and all cores, each in a process of its own."""
+        from bench import scale_report
+
         for format in FORMATS:
             with self._folder(f"threads, {format}") as folder:
                 logs, warm = self._logs(format, (self.args.unit_rows,), folder)
@@ -182,23 +191,13 @@ class Suite:
 
     def training(self) -> None:
         """Measure training end to end."""
-        from bench import scale_training
-
         with self._folder("training") as folder:
-            job = partial(scale_training.measured, self._training(folder))
-            found = fresh.run(job).result
+            logs, _ = self._logs("parquet", (self.args.unit_rows,), folder)
+            (data,) = logs.values()
+            found = fresh.run(partial(_train, data, self.args)).result
             self._add(found["case"])
             self.result["figures"] += found["figures"]
             self.result["skipped"] |= found["skipped"]
-
-    def _training(self, folder: Path) -> Any:
-        from bench import scale_training
-
-        args = self.args
-        rows = min(args.unit_rows, 1_000_000)
-        logs, _ = self._logs("parquet", (rows,), folder)
-        (data,) = logs.values()
-        return scale_training.Job(data, args.training_batch, args.steps, args.repeats, args.seed, args.tiny)
 
     def _files(
         self, section: str, name: str, unit: str, x: Sequence[int], write: Callable[..., Any], batch: int
@@ -222,8 +221,8 @@ class Suite:
         warm = min(WARM_ROWS, unit)
         return made, _written(partial(scale_data.click_logs, format, warm, warm, self.args.seed + 1, folder / "warm"))
 
-    def _pass(self, data: Any, warm: Any, cores: int | None = None) -> scale_report.Measured:
-        from bench import scale_jobs
+    def _pass(self, data: Any, warm: Any, cores: int | None = None) -> Measured:
+        from bench import scale_jobs, scale_report
 
         outcome = fresh.run(partial(scale_jobs.one_pass, data, warm, BATCH), cores)
         return scale_report.Measured(outcome.result, outcome.peak_bytes)
@@ -251,6 +250,12 @@ def _written(write: Callable[[], Any]) -> Any:
     from bench import scale_data
 
     return scale_data.Data(**fresh.run(lambda: asdict(write())).result)
+
+
+def _train(data: Any, args: Args) -> Any:
+    from bench.scale_training import Job, measured  # starts threads
+
+    return measured(Job(data, args.training_batch, args.steps, args.repeats, args.seed, args.tiny))
 
 
 def _counts(cores: int) -> list[int]:

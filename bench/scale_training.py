@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 
 import psutil
 import torch
+from torch.utils.data import DataLoader
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -163,10 +164,10 @@ class _Workers:
     """
 
     def __init__(self, job: Job, count: int) -> None:
-        self._loader = dataloader_peer.loader(job.data.path, job.batch_size, job.seed, count)
+        self._loader: DataLoader[Item] | None = dataloader_peer.loader(job.data.path, job.batch_size, job.seed, count)
         self._cursor = epoch_start(0, job.data.rows, 1)
         self._lengths: dict[int, torch.Tensor] = {}
-        self.items = iter(self._loader)
+        self.items: Iterator[Item] = iter(self._loader)
         self.feeding = Feeding(
             f"DataLoader, {count} worker{'s' * (count > 1)}",
             "peer",
@@ -174,7 +175,13 @@ class _Workers:
             self._epoch,
         )
 
+    def close(self) -> None:
+        """End the workers. May be called more than once."""
+        self.items = iter(())
+        self._loader = None
+
     def _epoch(self) -> Iterator[ig.Batch]:
+        assert self._loader is not None
         for dense, ids, label in self._loader:
             rows = len(label)
             lengths = self._lengths.setdefault(rows, torch.ones(len(SPARSE) * rows, dtype=torch.int32))
@@ -188,14 +195,18 @@ def measured(job: Job) -> Found:
     with ExitStack() as stack:
         # Workers are forked here, before anything has started threads.
         workers = [_Workers(job, count) for count in sorted({1, len(os.sched_getaffinity(0))})]
+        for each in workers:
+            stack.callback(each.close)
         place = stack.enter_context(joined("auto"))
         ours = _ours(job, place, stack, skipped)
         checks = _checked(job, ours, workers)
         steps = _Steps(job, place)
         for each in workers:
             steps.sample(each.feeding)
-        peer = min((each.feeding for each in workers), key=lambda feeding: feeding.samples[0]["seconds"])
-        feedings = [*ours, peer, _ideal(ours[0], place)]
+        workers.sort(key=lambda each: each.feeding.samples[0]["seconds"])
+        for slower in workers[1:]:
+            slower.close()
+        feedings = [*ours, workers[0].feeding, _ideal(ours[0], place)]
         for feeding in feedings:
             steps.sample(feeding)  # warms up
             feeding.samples, feeding.wait_pct = [], []
