@@ -137,6 +137,7 @@ def _measured(args: Args, folder: Path) -> dict[Case, float]:
             status = process.wait()
         except KeyboardInterrupt:
             fresh.interrupt(process.pid)
+            process.wait()
             raise
         if status and not out.exists():
             said.seek(0)

@@ -137,6 +137,7 @@ def _process(flags: Sequence[str]) -> int:
         return process.wait()
     except KeyboardInterrupt:
         fresh.interrupt(process.pid)
+        process.wait()
         raise
 
 

@@ -111,12 +111,13 @@ def _ended(code: int) -> str:
 
 def interrupt(group: int) -> None:
     """Send Ctrl-C to a process group, and wait for its leader, our child; one that does not end is killed."""
-    os.killpg(group, signal.SIGINT)
     end = time.monotonic() + LET_FINISH_S
-    while os.waitpid(group, os.WNOHANG) == (0, 0):
-        if time.monotonic() > end:
-            os.killpg(group, signal.SIGKILL)
-        time.sleep(0.05)
+    with suppress(ProcessLookupError, ChildProcessError):  # it is over already
+        os.killpg(group, signal.SIGINT)
+        while os.waitpid(group, os.WNOHANG) == (0, 0):
+            if time.monotonic() > end:
+                os.killpg(group, signal.SIGKILL)
+            time.sleep(0.05)
 
 
 @contextmanager

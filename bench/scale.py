@@ -91,11 +91,8 @@ def main(args: Args) -> int:
     fresh.prepare()
     from bench import scale_report
 
-    result, begin, status = (
-        report.header("scale", tiny=args.tiny, seed=args.seed, repeats=args.repeats),
-        time.perf_counter(),
-        0,
-    )
+    result, begin = report.header("scale", tiny=args.tiny, seed=args.seed, repeats=args.repeats), time.perf_counter()
+    status = 0
     with tempfile.TemporaryDirectory(prefix="intune_gpu-bench-") as folder:
         suite = Suite(args, Path(folder), result)
         for section in dict.fromkeys(args.sections):
