@@ -126,7 +126,9 @@ def drawings(one: Report) -> Iterator[Drawing]:
         yield Drawing(name, caption, again, partial(figures.bars, cases))
         roofed = [case for case in cases if any(engine["name"] == names.COPY for engine in case["engines"])]
         if roofed:
-            caption = "Roofline: rates beside that of a copy of the same bytes, of the same rounds"
+            caption = (
+                "Roofline: rates beside that of a copy of the same bytes, of the same rounds; hollow: small batches"
+            )
             yield Drawing(f"{name}-roofline", caption, again, partial(figures.roofline, roofed))
     peaks = [f for f in one["figures"] if f["unit"] == "bytes" and "peak" in f["name"]]
     if peaks:

@@ -82,20 +82,25 @@ def roofline(cases: Sequence[CaseRecord], path: Path) -> None:
     """Draw every engine's rate over that of a copy of the same bytes in the same case: nothing gets above the roof."""
     with pyplot.rc_context(_STYLE):
         figure, ax = pyplot.subplots(figsize=(5.2, 3.6), layout="constrained")
-        shown: dict[str, list[tuple[float, float]]] = {}
+        styles = cycle(LINES)
+        shown: dict[str, tuple[str, str, str]] = {}
+        copies = []
         for case in cases:
             rates = {engine["name"]: engine["rows_per_s"]["median"] / 1e6 for engine in case["engines"]}
+            copies.append(rates.pop(names.COPY))
             for name, rate in rates.items():
-                if name != names.COPY:
-                    shown.setdefault(name, []).append((rates[names.COPY], rate))
-        for (name, points), (colour, marker, _) in zip(shown.items(), cycle(LINES), strict=False):
-            ax.plot(*zip(*points, strict=True), color=colour, marker=marker, linestyle="", label=name)
-        ends = [min(x for points in shown.values() for x, _ in points), max(x for p in shown.values() for x, _ in p)]
-        ends = [ends[0] * 0.9, ends[1] * 1.1]
+                label = None if name in shown else name
+                colour, marker, _ = shown.setdefault(name, next(styles) if label else LINES[0])
+                face = "white" if case["name"].endswith(names.SMALL) else colour
+                ax.plot(copies[-1], rate, color=colour, marker=marker, markerfacecolor=face, linestyle="", label=label)
+        ends = [min(copies) * 0.9, max(copies) * 1.1]
         for share, line in ((1.0, "-"), (0.6, "--"), (0.1, ":")):
             ax.plot(ends, [share * end for end in ends], color="black", linewidth=0.8, linestyle=line)
             ax.annotate(f"{share:.0%} of the copy", (ends[1], share * ends[1]), fontsize=7)
         ax.set(xscale="log", yscale="log", xlabel="copy of the same bytes, M rows/s", ylabel="M rows/s")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("{x:g}" if axis is ax.xaxis else "")
         ax.legend(frameon=False)
         _write(figure, path)
 
