@@ -44,7 +44,13 @@ class Args:
     """Write them to bench/results/<date>-<commit>-<suite>.json."""
 
 
-OWN_FLAGS = {"all": "bench.everything", "gpu": "bench.gpu", "scale": "bench.scale", "tuner": "bench.tuner"}
+OWN_FLAGS = {
+    "all": "bench.everything",
+    "gpu": "bench.gpu",
+    "peers": "bench.peers.suite",
+    "scale": "bench.scale",
+    "tuner": "bench.tuner",
+}
 """Suites with flags of their own → modules with `parse(arguments)` and `main(args)`; gpu's runs without tyro."""
 ROWS = {"transform": 1 << 20, "text": 500_000, "parquet": 1 << 20}
 DALI_ROWS = 1 << 20
