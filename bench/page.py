@@ -77,7 +77,7 @@ def gather(places: Sequence[Path]) -> tuple[list[Report], list[str]]:
         try:
             found.append((path.name, report.read(path)))
         except (OSError, ValueError) as error:
-            left_out.append(f"{path.name} ({error})")
+            left_out.append(str(error))
     newest: dict[str, tuple[str, Report]] = {}
     for name, one in sorted(found, key=lambda pair: pair[1]["date"]):
         if one["suite"] in newest:
