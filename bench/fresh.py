@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 MODULES = (
@@ -39,6 +40,7 @@ MODULES = (
 
 LET_FINISH_S = 60.0
 """For which a job may keep what it has, after Ctrl-C."""
+THREAD_OF_JEMALLOC = "jemalloc_bg_thd"  # pyarrow's import starts it
 THREADS_OF_BLAS = "OPENBLAS_NUM_THREADS"
 
 
@@ -67,8 +69,9 @@ def prepare(modules: Sequence[str] = MODULES) -> None:
 
 
 def single_threaded() -> bool:
-    """Whether this process can be forked."""
-    return len(os.listdir("/proc/self/task")) == 1
+    """Whether this process can be forked: it has one thread, but for the allocator's, which minds forks itself."""
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return len(names) - names.count(THREAD_OF_JEMALLOC) == 1
 
 
 def run(job: Callable[[], Any], cores: int | None = None) -> Outcome:
