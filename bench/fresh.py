@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -66,6 +67,19 @@ def prepare(modules: Sequence[str] = MODULES) -> None:
     os.environ[THREADS_OF_BLAS] = "1"
     for module in modules:
         importlib.import_module(module)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # each process would say the same once
+    _load_kernels()
+
+
+def _load_kernels() -> None:
+    """Make a batch of one row, without threads: Numba starts, which takes longer than most of what a tiny job does."""
+    import numpy as np
+
+    import intune_gpu as ig
+
+    recipe = ig.recipes.criteo(1_000)
+    names = ("label", *recipe.dense_names, *recipe.sparse_names)
+    ig.transform({name: np.ones(1, np.int32) for name in names}, recipe)
 
 
 def single_threaded() -> bool:
