@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -147,6 +148,19 @@ def show(report: Report, console: Console) -> None:
         console.print(
             f"{verdict} {target['name']}: {target['found']:.2f}, wanted {target['wanted']:g}", highlight=False
         )
+
+
+def finish(report: Report, out: Path | None, keep: bool, more: Sequence[str] = ()) -> None:
+    """Print a report and, behind it, more lines; write it into `out`, and to be kept where `--save` puts it."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    show(report, console)
+    for line in more:
+        console.print(line, highlight=False, markup=False)
+    for path in ([out] if out else []) + ([default_path(report)] if keep else []):
+        save(report, path)
+        console.print(f"written: {path}", highlight=False)
 
 
 def where(report: Report) -> str:

@@ -60,6 +60,7 @@ class Args:
 
 
 TINY: dict[str, Any] = {
+    "policies": ("rl", "hillclimb"),
     "runs": 2,
     "seconds": 0.3,
     "every_s": 0.03,
@@ -79,9 +80,7 @@ def main(args: Args) -> int:
     if args.runs < 1 or args.seconds <= 0:
         print(f"bench: --runs and --seconds: expected above 0, found {args.runs}, {args.seconds}", file=sys.stderr)
         return 2
-    from rich.console import Console
-
-    console, begin = Console(width=None if sys.stdout.isatty() else 130), time.perf_counter()
+    begin = time.perf_counter()
     cores = sorted(os.sched_getaffinity(0))
     result = _empty(args)
     policies = _known(args.policies, result)
@@ -97,12 +96,7 @@ def main(args: Args) -> int:
         return 1
     result["targets"] = tuner_report.judge(result["intervals"])
     result["elapsed_s"] = time.perf_counter() - begin
-    report.show(result, console)
-    for line in tuner_report.lines(result):
-        console.print(line, highlight=False)
-    for path in ([args.out] if args.out else []) + ([report.default_path(result)] if args.save else []):
-        report.save(result, path)
-        console.print(f"written: {path}", highlight=False)
+    report.finish(result, args.out, args.save, tuner_report.lines(result))
     return 0
 
 
