@@ -173,4 +173,5 @@ def _bucket(ids: npt.NDArray[np.int64], seed: Words) -> npt.NDArray[np.int64]:
 
 
 def _filled(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    return pc.fill_null(column, 0).to_numpy().astype(np.int64)
+    found: npt.NDArray[np.int64] = pc.fill_null(column, 0).to_numpy().astype(np.int64)
+    return found

@@ -127,7 +127,7 @@ def _sample(case: Case, runner: Runner) -> None:
     if found["rows"] != rows:
         raise EngineError(f"{runner.engine.name}: expected {rows} rows of a run, found {found['rows']}")
     factor = case.factor(runner.engine)
-    runner.samples.append({name: found[name] * factor for name in ("seconds", "cpu_seconds")})  # type: ignore[misc]
+    runner.samples.append({"seconds": found["seconds"] * factor, "cpu_seconds": found["cpu_seconds"] * factor})
     runner.first_batches_s.append(found["first_batch_s"])
     runner.idle.append((asked, found["cpu_before"]))
     runner.idle.append((time.monotonic(), found["cpu_after"]))

@@ -131,8 +131,13 @@ class _Server:
             ids.append(np.split(np.array(one[1]), np.cumsum(lengths[-1].sum(axis=1))[:-1]))
         by_feature = [part for feature in zip(*ids, strict=True) for part in feature]
         path = f"{out}-{''.join(c if c.isalnum() else '-' for c in name)}.npz"
-        whole = {"dense": np.concatenate(dense), "lengths": np.concatenate(lengths, axis=1)}
-        np.savez(path, **whole, label=np.concatenate(label), ids=np.concatenate(by_feature))
+        np.savez(
+            path,
+            dense=np.concatenate(dense),
+            lengths=np.concatenate(lengths, axis=1),
+            label=np.concatenate(label),
+            ids=np.concatenate(by_feature),
+        )
         return path
 
 

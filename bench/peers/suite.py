@@ -106,6 +106,9 @@ def main(args: Args) -> int:
     return 0
 
 
+Files = tuple[data.Written, data.Written, reference.Expected]
+
+
 class OursError(Exception):
     """Ours could not run: there is nothing to compare with."""
 
@@ -175,13 +178,13 @@ class Suite:
                 self.result["skipped"][name] = str(error)
         return found
 
-    def _write(self, folder: Path) -> dict[str, tuple[data.Written, data.Written, reference.Expected]]:
+    def _write(self, folder: Path) -> dict[str, Files]:
         """Return for each format the files that are timed, those that are checked, and what must come out of these."""
         args = self.args
         _say(f"writing {args.rows:,} rows in {len(args.formats)} formats")
         whole = data.real(args.data, args.rows) if args.data else data.generated(args.rows, args.seed, folder)
         small = data.numbered(whole.slice(0, min(_CHECKED_ROWS, whole.num_rows)).combine_chunks(), _CHECKED_FILES)
-        found = {}
+        found: dict[str, Files] = {}
         for format in dict.fromkeys(args.formats):
             timed = data.write(whole, format, folder / "timed" / format, args.seed, max(_FILES, 2 * max(args.threads)))
             checked = data.write(small, format, folder / "checked" / format, args.seed, _CHECKED_FILES)
@@ -189,10 +192,11 @@ class Suite:
             found[format] = (timed, checked, wanted)
         return found
 
-    def _case(self, format: str, threads: int, files: dict[str, Any], folder: Path) -> Case:
+    def _case(self, format: str, threads: int, files: dict[str, Files], folder: Path) -> Case:
         kept = folder / f"kept-{format}"
         kept.mkdir(exist_ok=True)
-        return Case(format, threads, *files[format], self.args.batch_size, self.args.seed, kept)
+        timed, checked, wanted = files[format]
+        return Case(format, threads, timed, checked, wanted, self.args.batch_size, self.args.seed, kept)
 
     def _measure(self, cases: Sequence[Case], engines: Sequence[Engine], cores: list[int]) -> None:
         threads = names.threads(len(cores))

@@ -152,7 +152,8 @@ def _memory(rows: int, ids: int) -> tuple[torch.Tensor, int, int]:
     size = sum(_sizes(rows, ids))
     if get_worker_info() is None:
         return torch.empty(size, dtype=torch.uint8), rows, ids
-    shared = torch.UntypedStorage._new_shared(size)  # as torch.utils.data's default_collate does in a worker
+    # As torch.utils.data's default_collate does in a worker.
+    shared = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
     return torch.empty(0, dtype=torch.uint8).set_(shared), rows, ids
 
 

@@ -17,7 +17,9 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 def zeroed(column: pa.Array) -> npt.NDArray[Any]:
     """Return numbers, 0 where they are missing."""
-    return (pc.fill_null(column, 0) if column.null_count else column).to_numpy(zero_copy_only=False)
+    filled = pc.fill_null(column, 0) if column.null_count else column
+    found: npt.NDArray[Any] = filled.to_numpy(zero_copy_only=False)
+    return found
 
 
 def hex_words(column: pa.Array) -> npt.NDArray[np.bytes_]:
