@@ -92,5 +92,5 @@ def _key(item: Item) -> str:
 
     digest = blake2b(digest_size=16)
     for tensor in item[1:]:
-        digest.update(tensor.contiguous().numpy())
+        digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()

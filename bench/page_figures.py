@@ -24,7 +24,7 @@ from bench.report import Figure
 COLOURS: dict[Role, str] = {"ours": "#0072B2", "peer": "#E69F00", "bound": "#BBBBBB"}
 HATCHES: dict[Role, str] = {"ours": "", "peer": "//", "bound": ".."}
 LINES = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", ":"), ("#CC79A7", "D", "-."))
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",  # letters stay letters: small files
     "svg.hashsalt": "intune_gpu",  # the same results give the same file
     "font.size": 8,

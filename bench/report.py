@@ -73,7 +73,7 @@ def header(suite: str, *, tiny: bool, seed: int, repeats: int) -> Report:
 
 def figure(section: str, name: str, unit: str, values: Spread | Sequence[float], note: str) -> Figure:
     """Return a figure, of its spread or of what was measured."""
-    value: Any = values if isinstance(values, dict) else spread(list(values))  # type: ignore[arg-type]
+    value: Any = values if isinstance(values, dict) else spread(list(values))
     return {"section": section, "name": name, "unit": unit, "value": value, "note": note}
 
 
@@ -109,7 +109,7 @@ def _of_old_memory(found: dict[str, Any], path: Path) -> Report:
     ]
     empty = {"tiny": False, "seed": 1, "repeats": 1, "elapsed_s": 0.0, "cases": [], "targets": [], "skipped": {}}
     head = {"schema_version": SCHEMA_VERSION, "suite": "memory", "date": path.name[:10], "figures": figures}
-    return {**head, **about, **empty}  # type: ignore[return-value, typeddict-item]
+    return {**head, **about, **empty}  # type: ignore[typeddict-item]
 
 
 def save(report: Report, path: Path) -> None:
@@ -137,10 +137,8 @@ def show(report: Report, console: Console) -> None:
             explained.add(line)
     checks = sum(len(case["checks"]) for case in report["cases"])
     console.print(f"{checks} comparisons of results, all equal, before anything was timed; --out keeps their words.")
-    for line in lines(report):
-        console.print(line, highlight=False, markup=False)
-    for sentence in (*scaling(report["cases"]), *compared(report["cases"])):
-        console.print(sentence, highlight=False)
+    for sentence in (*lines(report), *scaling(report["cases"]), *compared(report["cases"])):
+        console.print(sentence, highlight=False, markup=False)
     if report["tiny"]:
         console.print("A tiny run: it shows that the bench works; its figures mean nothing.", style="yellow")
     for target in report["targets"]:

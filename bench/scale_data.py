@@ -45,7 +45,7 @@ class Data:
         if self.kind == "logs":
             return ig.recipes.criteo(NUM_BUCKETS, self.seed)
         dense, sparse = _names(self.columns) if self.kind == "wide" else ([], LISTS)
-        chain = [ig.FillMissing(0.0), ig.Clip(min=0.0), ig.Log1p()]
+        chain: Any = [ig.FillMissing(0.0), ig.Clip(min=0.0), ig.Log1p()]
         hashes = {name: [ig.HashBucket(NUM_BUCKETS)] for name in sparse}
         return ig.Recipe(label="label", dense=dict.fromkeys(dense, chain), sparse=hashes, seed=self.seed)
 

@@ -76,7 +76,7 @@ def _engine(point: str, passes: Sequence[Measured]) -> EngineRecord:
 def _ratio(ours: EngineRecord, other: EngineRecord) -> RatioRecord:
     """Compare two points in the rounds that both were in."""
     both = min(len(ours["samples"]), len(other["samples"]))
-    return ratio(*({**engine, "samples": engine["samples"][:both]} for engine in (ours, other)))
+    return ratio({**ours, "samples": ours["samples"][:both]}, {**other, "samples": other["samples"][:both]})
 
 
 def memory(name: str, points: Mapping[str, Sequence[Measured]]) -> list[Figure]:

@@ -297,4 +297,4 @@ def _figures(name: str, feedings: Sequence[Feeding]) -> list[Figure]:
 def _cpu_s() -> float:
     """Return the CPU seconds of this process and its workers."""
     others = (child.cpu_times() for child in psutil.Process().children(recursive=True))
-    return process_time() + sum(times.user + times.system for times in others)
+    return float(process_time() + sum(times.user + times.system for times in others))
