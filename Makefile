@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
-SUITE  ?= cpu
+SUITE  ?= all
 WORKERS ?= 2
 FUZZ_FIELDS  ?= 10000000
 FUZZ_SECONDS ?= 60
@@ -43,7 +43,7 @@ train: env-run ## train a DLRM on synthetic click logs, or on yours: ARGS="--hel
 
 test: lint types floors test-only ## everything that CI checks
 
-bench: env-test ## measure this machine: SUITE=cpu, TINY=1 for a quick look
+bench: env-test ## all suites and a report, in 40 minutes: SUITE=cpu for one, TINY=1 for a quick look
 	@$(BIN)/python -m bench --suite $(SUITE) $(if $(TINY),--tiny) $(ARGS)
 
 gpu-check: $(GPU_SETUP) ## what only a GPU can show, in 10 minutes: PYTHON=python3 WHEELS=<folder>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,12 +11,12 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from bench import machine, names, report, targets
+from bench import fresh, machine, names, report, targets, worker
 from bench.harness import CaseRecord, Effort
 from bench.worker import CHECK_FAILED, Task, environment
 
@@ -43,6 +44,14 @@ class Args:
     """Write them to bench/results/<date>-<commit>-<suite>.json."""
 
 
+OWN_FLAGS = {
+    "all": "bench.everything",
+    "gpu": "bench.gpu",
+    "peers": "bench.peers.suite",
+    "scale": "bench.scale",
+    "tuner": "bench.tuner",
+}
+"""Suites with flags of their own → modules with `parse(arguments)` and `main(args)`; gpu's runs without tyro."""
 ROWS = {"transform": 1 << 20, "text": 500_000, "parquet": 1 << 20}
 DALI_ROWS = 1 << 20
 TINY_ROWS = 8_192
@@ -56,39 +65,32 @@ def main(args: Args) -> int:
         if count is not None and count < 1:
             print(f"bench: --{name}: expected at least 1, found {count}", file=sys.stderr)
             return 2
-    from rich.console import Console
-
-    console, begin = Console(width=None if sys.stdout.isatty() else 130), time.perf_counter()
-    result: report.Report = {
-        "schema_version": report.SCHEMA_VERSION,
-        "suite": args.suite,
-        "tiny": args.tiny,
-        "seed": args.seed,
-        "repeats": args.repeats or (2 if args.tiny else 9),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "elapsed_s": 0.0,
-        "commit": machine.commit(),
-        "machine": machine.machine(),
-        "versions": machine.versions(),
-        "cases": [],
-        "targets": [],
-    }
-    effort = Effort(result["repeats"], 0.0 if args.tiny else 0.2)
+    begin = time.perf_counter()
+    repeats = args.repeats or (2 if args.tiny else 9)
+    result = report.header(args.suite, tiny=args.tiny, seed=args.seed, repeats=repeats)
+    effort, status = Effort(result["repeats"], 0.0 if args.tiny else 0.2), 0
     with tempfile.TemporaryDirectory(prefix="intune_gpu-bench-") as folder:
-        for task in _tasks(args, effort, Path(folder)):
-            records, status = _run(task, Path(folder))
-            if status:
-                what = "a check failed" if status == CHECK_FAILED else f"a worker ended with status {status}"
-                print(f"bench: {what}: nothing was saved", file=sys.stderr)
-                return 1
-            result["cases"] += records
+        if args.tiny:
+            fresh.prepare()
+        try:
+            for task in _tasks(args, effort, Path(folder)):
+                records, status = _run(task, Path(folder), args.tiny)
+                if status:
+                    what = "a check failed" if status == CHECK_FAILED else f"a worker ended with status {status}"
+                    print(f"bench: {what}: nothing was saved", file=sys.stderr)
+                    return 1
+                result["cases"] += records
+        except fresh.JobError as error:
+            print(f"bench: {error}: nothing was saved", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            if not result["cases"]:
+                raise
+            result["skipped"]["what is not among the cases"], status = "stopped by Ctrl-C", 130
     result["targets"] = targets.judge(result["cases"])
     result["elapsed_s"] = time.perf_counter() - begin
-    report.show(result, console)
-    for path in ([args.out] if args.out else []) + ([report.default_path(result)] if args.save else []):
-        report.save(result, path)
-        console.print(f"written: {path}", highlight=False)
-    return 0
+    report.finish(result, args.out, args.save and not status)
+    return status
 
 
 def _tasks(args: Args, effort: Effort, folder: Path) -> Iterator[Task]:
@@ -108,33 +110,49 @@ def _tasks(args: Args, effort: Effort, folder: Path) -> Iterator[Task]:
 
 def _write_data(section: str, rows: int, seed: int, folder: Path) -> dict[str, str]:
     """Write the click logs that a section reads, and return the file of each of its cases."""
-    from bench.logs import write
-
     print(f"  {section}: writing {rows:,} rows", file=sys.stderr, flush=True)
+    written: dict[str, str] = fresh.run(partial(_write, section, rows, seed, folder)).result
+    return written
+
+
+def _write(section: str, rows: int, seed: int, folder: Path) -> dict[str, str]:
+    from bench.logs import write  # NumPy, whose threads this process must not have
+
     return write(section, rows, seed, folder)
 
 
-def _run(task: Task, folder: Path) -> tuple[list[CaseRecord], int]:
+def _run(task: Task, folder: Path, tiny: bool) -> tuple[list[CaseRecord], int]:
+    """Measure a task in a process of its own; a tiny one in a fork of this one, which saves it the imports."""
+    if tiny:
+        return fresh.run(partial(_in_a_fork, task), task.threads).result, 0
     out = folder / f"records-{task.threads}.json"
     command = [sys.executable, "-m", "bench.worker", task.to_json(), str(out)]
     status = subprocess.run(command, env=environment(task.threads), cwd=machine.ROOT, check=False).returncode
     return ([] if status else json.loads(out.read_text(encoding="utf-8"))), status
 
 
-def wants(suite: str, arguments: Sequence[str]) -> bool:
-    """Whether a suite is asked for that has flags of its own: `gpu`, which runs without tyro, or `tuner`."""
-    return f"--suite={suite}" in arguments or ("--suite", suite) in pairwise(arguments)
+def _in_a_fork(task: Task) -> list[CaseRecord]:
+    os.environ.update(environment(task.threads))
+    return worker.measured(task)
+
+
+def asked(arguments: Sequence[str]) -> str | None:
+    """Return the suite that the flags name; the last one counts."""
+    named = [value for flag, value in pairwise(arguments) if flag == "--suite"]
+    named += [value.partition("=")[2] for value in arguments if value.startswith("--suite=")]
+    return named[-1] if named else None
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the suite that the flags name; return the exit status."""
+    module = OWN_FLAGS.get(asked(arguments) or "")
+    if module is not None:
+        suite = importlib.import_module(module)
+        return int(suite.main(suite.parse(arguments)))
+    import tyro
+
+    return main(tyro.cli(Args, prog="python -m bench", description=Args.__doc__, args=list(arguments)))
 
 
 if __name__ == "__main__":
-    if wants("gpu", sys.argv[1:]):
-        from bench import gpu
-
-        sys.exit(gpu.main(sys.argv[1:]))
-    if wants("tuner", sys.argv[1:]):
-        from bench import tuner
-
-        sys.exit(tuner.main(tuner.parse(sys.argv[1:])))
-    import tyro
-
-    sys.exit(main(tyro.cli(Args, prog="python -m bench", description=Args.__doc__)))
+    sys.exit(run(sys.argv[1:]))

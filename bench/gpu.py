@@ -14,14 +14,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
-from bench import gpu_cases, machine, names, report, targets
+from bench import gpu_cases, names, report, targets
 from bench.gpu_clock import HOST, Sampler, by_clock, by_events, host_us, is_gpu
-from bench.gpu_report import Gpu, GpuReport, figure, lines
+from bench.gpu_report import Gpu, GpuReport, device_line
 from bench.harness import Case, CheckError, Effort, Engine, measure, spread
 from intune_gpu.core.errors import DeviceError, MissingPackageError
 from intune_gpu.engine.gpu.device import Device
@@ -43,23 +42,11 @@ class Suite:
     def __init__(self, args: argparse.Namespace, device: Device, folder: Path) -> None:
         self._args, self._device, self._folder = args, device, folder
         self._begin = time.monotonic()
+        repeats = args.repeats or (2 if args.tiny else 7)
         self.report: GpuReport = {
-            "schema_version": report.SCHEMA_VERSION,
-            "suite": "gpu",
-            "tiny": args.tiny,
-            "seed": args.seed,
-            "repeats": args.repeats or (2 if args.tiny else 7),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "elapsed_s": 0.0,
-            "commit": machine.commit(),
-            "machine": machine.machine(),
-            "versions": machine.versions(),
-            "cases": [],
-            "targets": [],
+            **report.header("gpu", tiny=args.tiny, seed=args.seed, repeats=repeats),
             "device": "cuda" if is_gpu(device) else HOST,
             "gpu": gpu(device),
-            "figures": [],
-            "skipped": {},
         }
 
     def run(self) -> int:
@@ -121,7 +108,7 @@ class Suite:
             sample(engine, 1)
             rates = [times * nbytes * 4 / sample(engine, 4)["seconds"] / 1e9 for _ in range(self.report["repeats"])]
             note = f"{nbytes:,} bytes, {'read and written both counted' if times == 2 else 'counted once'}"
-            self.report["figures"].append(figure("copy", name, "GB/s", spread(rates), note))
+            self.report["figures"].append(report.figure("copy", name, "GB/s", spread(rates), note))
 
     def _transform(self) -> None:
         cases = gpu_cases.transform(self._device, self._args.tiny, self._args.seed, self.report["skipped"])
@@ -150,7 +137,7 @@ class Suite:
         launches = gpu_cases.launches_of(self._device, clicks, clicks.rows, "int64", self._args.seed)
         note = "label, dense and hash of 13 + 26 columns"
         value = host_us(self._device, launches.launch, rounds, calls)
-        self.report["figures"].append(figure("host", names.HOST_LAUNCH, "us", value, note))
+        self.report["figures"].append(report.figure("host", names.HOST_LAUNCH, "us", value, note))
         if self._needs("host", "torchrec"):
             from bench import gpu_batches
 
@@ -248,9 +235,8 @@ def opened(host: bool) -> Device:
     return device
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(args: argparse.Namespace) -> int:
     """Run the suite; return the exit status: 1 where a check or a section failed, 3 where there is no GPU."""
-    args = parse(arguments)
     try:
         device = opened(args.host)
     except (DeviceError, MissingPackageError) as error:
@@ -275,10 +261,11 @@ def _show(result: GpuReport) -> None:
                 rate = engine["rows_per_s"]["median"]
                 print(f"{case['section']}: {case['name']}: {engine['name']}: {rate / 1e6:.4g} M rows/s")
         print(json.dumps(result["targets"], indent=1))
+        print("\n".join(report.lines(result)))
     else:
         report.show(result, Console(width=None if sys.stdout.isatty() else 130))
-    print("\n".join(lines(result)))
+    print(device_line(result))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(parse(None)))

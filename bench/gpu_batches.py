@@ -19,9 +19,9 @@ from bench import logs, names
 from bench.checks import check_equal
 from bench.clicks import NUM_BUCKETS, click_recipe, random_clicks
 from bench.gpu_clock import finish, host_us, is_gpu
-from bench.gpu_report import Figure, figure
 from bench.harness import Case, Engine, spread
 from bench.machine import ROOT
+from bench.report import Figure, figure
 from intune_gpu.engine.gpu.device import Device
 from intune_gpu.engine.gpu.program import GpuProgram
 from intune_gpu.engine.program import Program

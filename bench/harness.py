@@ -30,12 +30,14 @@ class Engine:
         role: ours, a peer, or a bound that no implementation can pass.
         note: what exactly is called, and what it leaves out.
         run: does the job once over all rows of the case; what it returns is thrown away.
+        rows: of its pass, where these are not the case's: its samples are scaled to the case's rows.
     """
 
     name: str
     role: Role
     note: str
     run: Callable[[], object]
+    rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,9 @@ def measure(case: Case, effort: Effort, sample: Callable[[Engine, int], Sample] 
     samples: dict[str, list[Sample]] = {engine.name: [] for engine in case.engines}
     for _ in range(effort.repeats):
         for engine in case.engines:
-            samples[engine.name].append(sample(engine, passes[engine.name]))
-    engines = [_record(engine, case.rows, passes[engine.name], samples[engine.name]) for engine in case.engines]
+            taken = sample(engine, passes[engine.name])
+            samples[engine.name].append(scaled(taken, case.rows / (engine.rows or case.rows)))
+    engines = [record(engine, case.rows, samples[engine.name], passes[engine.name]) for engine in case.engines]
     return {
         "section": case.section,
         "name": case.name,
@@ -174,7 +177,13 @@ def spread(values: Sequence[float]) -> Spread:
     return {"median": median, "min": min(values), "q1": q1, "q3": q3, "max": max(values)}
 
 
-def _record(engine: Engine, rows: int, passes: int, samples: list[Sample]) -> EngineRecord:
+def scaled(sample: Sample, factor: float) -> Sample:
+    """Return what so many times the rows would have taken."""
+    return {"seconds": sample["seconds"] * factor, "cpu_seconds": sample["cpu_seconds"] * factor}
+
+
+def record(engine: Engine, rows: int, samples: list[Sample], passes: int = 1) -> EngineRecord:
+    """Return what was measured of an engine, in samples of so many passes over `rows` rows each."""
     return {
         "name": engine.name,
         "role": engine.role,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import tyro
 
-from bench.machine import commit, machine, versions
+from bench import report
 
 _GROUP_ROWS = 25_000
 _BATCH = 4096
@@ -110,7 +111,7 @@ def main() -> None:
         print(json.dumps(held(sys.argv[2], int(sys.argv[3]), sys.argv[4] == "shuffled")))
         return
     options = tyro.cli(Options, description=__doc__)
-    results: dict[str, object] = {"commit": commit(), "machine": machine(), "versions": versions()}
+    result, begin = report.header("held", tiny=False, seed=0, repeats=1), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         for kind in options.kinds:
             path = write(Path(folder), kind, options.rows)
@@ -119,11 +120,15 @@ def main() -> None:
                     command = [sys.executable, "-W", "ignore", "-m", "bench.held", "--child", str(path), str(readers)]
                     ran = subprocess.run([*command, order], capture_output=True, text=True, check=True)
                     found = json.loads(ran.stdout.splitlines()[-1])
-                    results[f"{kind}, {readers} readers, {order}"] = found
+                    case = f"{kind}, {readers} readers, {order}"
+                    for name, value in found.items():
+                        figure = report.figure("held", f"{case}: {name}", "bytes", [value], "at the smallest budget")
+                        result["figures"].append(figure)
                     words = ", ".join(f"{name.removesuffix('_bytes')} {n / 1e6:.1f} MB" for name, n in found.items())
-                    print(f"{kind}, {readers} readers, {order}: {words}", flush=True)
+                    print(f"{case}: {words}", flush=True)
+    result["elapsed_s"] = time.perf_counter() - begin
     if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+        report.save(result, options.out)
 
 
 if __name__ == "__main__":

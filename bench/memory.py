@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import psutil
 import tyro
 
-from bench.machine import commit, machine, versions
+from bench import report
 
 _ROW_BYTES = 241
 
@@ -72,22 +73,26 @@ def main() -> None:
         print(json.dumps(one_pass(path) if kind == "pass" else many_epochs(path, int(number))))
         return
     options = tyro.cli(Options, description=__doc__)
-    results: dict[str, object] = {"commit": commit(), "machine": machine(), "versions": versions()}
+    result, begin = report.header("memory", tiny=False, seed=1, repeats=1), time.perf_counter()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for size in options.gigabytes:
             rows = int(size * 1e9 / _ROW_BYTES)
             found = _child("pass", _logs(Path(folder), rows))
-            results[f"{size:g} GB"] = found
+            for name, unit in (("imported_bytes", "bytes"), ("peak_bytes", "bytes"), ("rows_per_s", "rows/s")):
+                note = f"one pass over {found['rows']:,} rows of text"
+                result["figures"].append(report.figure("memory", f"{size:g} GB: {name}", unit, [found[name]], note))
             peak, base = (float(found[key]) / 1e9 for key in ("peak_bytes", "imported_bytes"))
             print(
                 f"{size:g} GB of text, {found['rows']:,} rows: peak {peak:.2f} GB, of it {base:.2f} GB imports",
                 flush=True,
             )
         found = _child("epochs", _logs(Path(folder), 20_000), str(options.epochs))
-        results["epochs"] = found
+        note = f"{options.epochs} shuffled epochs over 20,000 rows, behind each tenth of them"
+        result["figures"].append(report.figure("memory", "epochs: rss_bytes", "bytes", found["rss_bytes"], note))
         print(f"{options.epochs} epochs: resident MB after each tenth: {[int(b) >> 20 for b in found['rss_bytes']]}")
+    result["elapsed_s"] = time.perf_counter() - begin
     if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+        report.save(result, options.out)
 
 
 def _logs(folder: Path, rows: int) -> str:

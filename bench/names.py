@@ -14,6 +14,7 @@ HOST_LAUNCH, HOST_RUN, HOST_SUBMIT = "launches alone", "GpuProgram.run", "GpuPro
 BEST_STATIC, RANDOM_CHANGES, SHARE = "best static plan", "random changes of the plan", "of the best static plan"
 DALI, NATIVE, NODE = "DALIRecIterator", "Loader", "fn.transform"
 CHECKPOINTS, EMPTY = "DALIRecIterator, checkpoints", "empty pipeline"
+BY_DALI, RESIDENT = "intune_gpu by DALI", "resident batches"
 BATCH_SIZES = "small batches beside large ones"
 
 

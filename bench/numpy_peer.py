@@ -105,12 +105,23 @@ class NumpyTransform:
         """Transform rows `start` to `stop` into the first rows of `out`."""
         rows = stop - start
         out.label[:rows] = clicks.label[start:stop]
-        for a in range(0, rows, _DENSE_BLOCK):
-            b = min(a + _DENSE_BLOCK, rows)
-            self._dense(clicks.integers, clicks.missing[: len(DENSE)], start + a, start + b, out.dense[a:b])
+        self.dense(clicks.integers, clicks.missing[: len(DENSE)], start, stop, out.dense)
         for a in range(0, rows, _IDS_BLOCK):
             b = min(a + _IDS_BLOCK, rows)
             self._ids(clicks.ids, clicks.missing[len(DENSE) :], start + a, start + b, out.ids[:, a:b])
+
+    def dense(
+        self,
+        columns: Sequence[npt.NDArray[Any]],
+        missing: npt.NDArray[np.bool_],
+        start: int,
+        stop: int,
+        out: npt.NDArray[np.float32],
+    ) -> None:
+        """Transform integers and their missing ones (13, rows) of rows `start` to `stop` into `out`."""
+        for a in range(start, stop, _DENSE_BLOCK):
+            b = min(a + _DENSE_BLOCK, stop)
+            self._dense(columns, missing, a, b, out[a - start : b - start])
 
     def _dense(
         self, columns: Sequence[npt.NDArray[Any]], missing: npt.NDArray[np.bool_], a: int, b: int, out: Any

@@ -1,13 +1,16 @@
-"""Results as JSON and as tables for people."""
+"""Results as JSON and as tables for people. Every suite's file has this header; some add to it."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from bench import names
-from bench.harness import CaseRecord, EngineRecord, RatioRecord
+from bench import machine, names
+from bench.harness import CaseRecord, EngineRecord, RatioRecord, Spread, spread
 from bench.machine import ROOT, Commit, Machine
 from bench.targets import TargetRecord, compared, scaling
 
@@ -15,11 +18,22 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1 had `figures` and `skipped` in some suites only, and nothing of a header beside memory but the machine's part."""
+
+
+class Figure(TypedDict):
+    """One measured number that is no rate of rows."""
+
+    section: str
+    name: str
+    unit: str
+    value: Spread
+    note: str
 
 
 class Report(TypedDict):
-    """A whole run, as its JSON file holds it."""
+    """A whole run, as its JSON file holds it; `skipped` says for each thing that was left out why."""
 
     schema_version: int
     suite: str
@@ -32,7 +46,70 @@ class Report(TypedDict):
     machine: Machine
     versions: dict[str, str]
     cases: list[CaseRecord]
+    figures: list[Figure]
     targets: list[TargetRecord]
+    skipped: dict[str, str]
+
+
+def header(suite: str, *, tiny: bool, seed: int, repeats: int) -> Report:
+    """Return the report of a run that begins now, nothing measured yet."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "suite": suite,
+        "tiny": tiny,
+        "seed": seed,
+        "repeats": repeats,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "elapsed_s": 0.0,
+        "commit": machine.commit(),
+        "machine": machine.machine(),
+        "versions": machine.versions(),
+        "cases": [],
+        "figures": [],
+        "targets": [],
+        "skipped": {},
+    }
+
+
+def figure(section: str, name: str, unit: str, values: Spread | Sequence[float], note: str) -> Figure:
+    """Return a figure, of its spread or of what was measured."""
+    value: Any = values if isinstance(values, dict) else spread(list(values))
+    return {"section": section, "name": name, "unit": unit, "value": value, "note": note}
+
+
+def read(path: Path) -> Report:
+    """Read a report of this version or of version 1; what a suite adds of its own is kept.
+
+    Raises:
+        ValueError: it is no report, or one of another version.
+    """
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(found, dict) and "suite" not in found and _is_old_memory(found):
+        return _of_old_memory(found, path)
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if version not in (1, SCHEMA_VERSION):
+        raise ValueError(f"{path.name}: expected a report of version 1 or {SCHEMA_VERSION}, found version {version}")
+    report: Report = {"figures": [], "skipped": {}, **found, "schema_version": SCHEMA_VERSION}  # type: ignore[typeddict-item]
+    return report
+
+
+def _is_old_memory(found: dict[str, Any]) -> bool:
+    parts = [value for name, value in found.items() if name not in ("commit", "machine", "versions")]
+    return "machine" in found and bool(parts) and all(isinstance(part, dict) for part in parts) and "epochs" in found
+
+
+def _of_old_memory(found: dict[str, Any], path: Path) -> Report:
+    """Return what `bench.memory` wrote before it had a header; the date stands in the file's name."""
+    about = {name: found.pop(name) for name in ("commit", "machine", "versions")}
+    figures = [
+        figure("memory", f"{part}: {name}", "bytes", value if isinstance(value, list) else [value], "version 1")
+        for part, values in found.items()
+        for name, value in values.items()
+        if name.endswith("_bytes")
+    ]
+    empty = {"tiny": False, "seed": 1, "repeats": 1, "elapsed_s": 0.0, "cases": [], "targets": [], "skipped": {}}
+    head = {"schema_version": SCHEMA_VERSION, "suite": "memory", "date": path.name[:10], "figures": figures}
+    return {**head, **about, **empty}  # type: ignore[typeddict-item]
 
 
 def save(report: Report, path: Path) -> None:
@@ -48,15 +125,8 @@ def default_path(report: Report) -> Path:
 
 
 def show(report: Report, console: Console) -> None:
-    """Print every case as a table, and every target as a line."""
-    machine = report["machine"]
-    console.print(
-        f"{machine['cpu']}, {machine['cores_usable']} of {machine['cores']} cores, "
-        f"{machine['memory_bytes'] / 2**30:.0f} GiB, {' '.join(machine['flags'])}; "
-        f"load {machine['load_average_1m']:.1f} at the start; commit {report['commit']['hash'] or 'none'}"
-        f"{' (dirty)' if report['commit']['dirty'] else ''}",
-        highlight=False,
-    )
+    """Print every case as a table, and every figure, target and gap as a line."""
+    console.print(where(report), highlight=False)
     explained: set[tuple[str, str, str]] = set()
     for case in report["cases"]:
         console.print(_table(case))
@@ -67,8 +137,8 @@ def show(report: Report, console: Console) -> None:
             explained.add(line)
     checks = sum(len(case["checks"]) for case in report["cases"])
     console.print(f"{checks} comparisons of results, all equal, before anything was timed; --out keeps their words.")
-    for sentence in (*scaling(report["cases"]), *compared(report["cases"])):
-        console.print(sentence, highlight=False)
+    for sentence in (*lines(report), *scaling(report["cases"]), *compared(report["cases"])):
+        console.print(sentence, highlight=False, markup=False)
     if report["tiny"]:
         console.print("A tiny run: it shows that the bench works; its figures mean nothing.", style="yellow")
     for target in report["targets"]:
@@ -76,6 +146,39 @@ def show(report: Report, console: Console) -> None:
         console.print(
             f"{verdict} {target['name']}: {target['found']:.2f}, wanted {target['wanted']:g}", highlight=False
         )
+
+
+def finish(report: Report, out: Path | None, keep: bool, more: Sequence[str] = ()) -> None:
+    """Print a report and, behind it, more lines; write it into `out`, and to be kept where `--save` puts it."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    show(report, console)
+    for line in more:
+        console.print(line, highlight=False, markup=False)
+    for path in ([out] if out else []) + ([default_path(report)] if keep else []):
+        save(report, path)
+        console.print(f"written: {path}", highlight=False)
+
+
+def where(report: Report) -> str:
+    """Return the machine and the commit as a line."""
+    of, commit = report["machine"], report["commit"]
+    return (
+        f"{of['cpu']}, {of['cores_usable']} of {of['cores']} cores, {of['memory_bytes'] / 2**30:.0f} GiB, "
+        f"{' '.join(of['flags'])}; load {of['load_average_1m']:.1f} at the start; commit {commit['hash'] or 'none'}"
+        f"{' (dirty)' if commit['dirty'] else ''}"
+    )
+
+
+def lines(report: Report) -> list[str]:
+    """Return figures and gaps as lines for people."""
+    found = []
+    for one in report["figures"]:
+        value = one["value"]
+        ends = f"{value['min']:.4g} to {value['max']:.4g}"
+        found.append(f"{one['section']}: {one['name']}: {value['median']:.4g} {one['unit']} ({ends}); {one['note']}")
+    return found + [f"skipped: {name}: {reason}" for name, reason in report["skipped"].items()]
 
 
 def _table(case: CaseRecord) -> Table:

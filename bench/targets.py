@@ -9,7 +9,7 @@ from bench import names
 from bench.harness import CaseRecord, EngineRecord, RatioRecord, ratio
 
 if TYPE_CHECKING:
-    from bench.gpu_report import Figure  # which imports the report, and that the targets
+    from bench.report import Figure  # which imports the targets
 
 
 class TargetRecord(TypedDict):

@@ -9,11 +9,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from bench import machine, names, report, tuner_live, tuner_parts, tuner_report
+from bench import names, report, tuner_live, tuner_parts, tuner_report
 from bench.harness import CheckError
 from bench.tuner_live import Course, Hog, Logs, Trace
 from bench.tuner_parts import Workers
@@ -61,6 +60,7 @@ class Args:
 
 
 TINY: dict[str, Any] = {
+    "policies": ("rl", "hillclimb"),
     "runs": 2,
     "seconds": 0.3,
     "every_s": 0.03,
@@ -80,9 +80,7 @@ def main(args: Args) -> int:
     if args.runs < 1 or args.seconds <= 0:
         print(f"bench: --runs and --seconds: expected above 0, found {args.runs}, {args.seconds}", file=sys.stderr)
         return 2
-    from rich.console import Console
-
-    console, begin = Console(width=None if sys.stdout.isatty() else 130), time.perf_counter()
+    begin = time.perf_counter()
     cores = sorted(os.sched_getaffinity(0))
     result = _empty(args)
     policies = _known(args.policies, result)
@@ -98,12 +96,7 @@ def main(args: Args) -> int:
         return 1
     result["targets"] = tuner_report.judge(result["intervals"])
     result["elapsed_s"] = time.perf_counter() - begin
-    report.show(result, console)
-    for line in tuner_report.lines(result):
-        console.print(line, highlight=False)
-    for path in ([args.out] if args.out else []) + ([report.default_path(result)] if args.save else []):
-        report.save(result, path)
-        console.print(f"written: {path}", highlight=False)
+    report.finish(result, args.out, args.save, tuner_report.lines(result))
     return 0
 
 
@@ -172,24 +165,12 @@ def _known(policies: Sequence[str], result: TunerReport) -> list[str]:
 
 def _empty(args: Args) -> TunerReport:
     return {
-        "schema_version": report.SCHEMA_VERSION,
-        "suite": args.suite,
-        "tiny": args.tiny,
-        "seed": args.seed,
-        "repeats": args.runs,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "elapsed_s": 0.0,
-        "commit": machine.commit(),
-        "machine": machine.machine(),
-        "versions": machine.versions(),
-        "cases": [],
-        "targets": [],
+        **report.header(args.suite, tiny=args.tiny, seed=args.seed, repeats=args.runs),
         "seconds": args.seconds,
         "runs": args.runs,
         "intervals": [],
         "static_plans": [],
         "series": [],
-        "skipped": {},
     }
 
 

@@ -51,14 +51,13 @@ class StaticPlan(TypedDict):
 
 
 class TunerReport(Report):
-    """A whole run, as its JSON file holds it; `skipped` says for each thing that was left out why."""
+    """A whole run, as its JSON file holds it."""
 
     seconds: float
     runs: int
     intervals: list[Interval]
     static_plans: list[StaticPlan]
     series: list[Series]
-    skipped: dict[str, str]
 
 
 Runs = Mapping[str, Sequence[Trace]]
@@ -194,7 +193,7 @@ def _target(name: str, wanted: float, found: float) -> TargetRecord:
 
 
 def lines(report: TunerReport) -> list[str]:
-    """Return intervals, static plans and gaps as lines for people."""
+    """Return intervals and static plans as lines for people."""
     found = [
         f"{each['section']}: {each['name']}: {each['mean']:,.4g} {each['unit']} "
         f"({each['low']:,.4g} to {each['high']:,.4g}, {each['runs']} runs; {each['note']})"
@@ -206,4 +205,4 @@ def lines(report: TunerReport) -> list[str]:
         found.append(f"{format}: static plans (readers+transformers: M rows/s), * below: the best. {told}")
         best = next(plan for plan in plans if plan["best"])
         found.append(f"{format}: * {best['readers']} readers, {best['transformers']} transformers")
-    return found + [f"skipped: {name}: {reason}" for name, reason in report["skipped"].items()]
+    return found

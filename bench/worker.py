@@ -77,16 +77,29 @@ def main() -> int:
     """Read a task from the first argument, write the records into the file named by the second."""
     task, out = Task.from_json(sys.argv[1]), Path(sys.argv[2])
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task.threads])
-    records: list[CaseRecord] = []
+    try:
+        records = measured(task)
+    except CheckError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return CHECK_FAILED
+    out.write_text(json.dumps(records), encoding="utf-8")
+    return 0
+
+
+def measured(task: Task) -> list[CaseRecord]:
+    """Measure all cases of a task, in this process, which has its cores already.
+
+    Raises:
+        CheckError: a check failed; the message says which.
+    """
+    records = []
     for case in cases(task):
         print(f"  {names.threads(case.threads)}: {case.section}, {case.name}", file=sys.stderr, flush=True)
         try:
             records.append(measure(case, task.effort))
         except CheckError as error:
-            print(f"bench: the check of {case.section}, {case.name} failed: {error}", file=sys.stderr)
-            return CHECK_FAILED
-    out.write_text(json.dumps(records), encoding="utf-8")
-    return 0
+            raise CheckError(f"the check of {case.section}, {case.name} failed: {error}") from error
+    return records
 
 
 if __name__ == "__main__":

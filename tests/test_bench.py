@@ -1,9 +1,8 @@
-"""The bench runs, checks what it times, and writes what its schema says. No test here looks at a time."""
+"""What the bench is made of: harness, checks, peers, targets, reports. No test here looks at a time."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from types import NoneType, UnionType
@@ -14,7 +13,7 @@ import pytest
 import xxhash
 
 from bench import __main__ as bench_main
-from bench import checks, names, numpy_text, report, targets, worker
+from bench import checks, names, numpy_text, report, targets, tuner_report, worker
 from bench.clicks import DENSE, SPARSE, clicks_from_arrow, random_clicks
 from bench.harness import Case, CheckError, Effort, Engine, measure, spread
 from bench.numpy_peer import NumpyTransform, Output, feature_seeds, xxh64, xxh64_words
@@ -48,56 +47,6 @@ def conforms(value: Any, kind: Any, where: str = "report") -> None:
         assert value in get_args(kind), where  # a Literal
 
 
-@pytest.mark.slow
-def test_a_tiny_run_checks_measures_and_reports(tmp_path):
-    out = tmp_path / "bench.json"
-    command = [sys.executable, "-m", "bench", "--suite", "cpu", "--tiny", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(out.read_text())
-    conforms(result, report.Report)
-    assert result["tiny"]
-    assert result["repeats"] == 2
-    threads = {
-        section: {c["threads"] for c in result["cases"] if c["section"] == section} for section in bench_main.ROWS
-    }
-    assert threads["transform"] == {1}
-    assert threads["text"] == threads["parquet"] == ({1, 2} if result["machine"]["cores_usable"] > 1 else {1})
-    for case in result["cases"]:
-        assert case["checks"]
-        assert case["rows"] == bench_main.TINY_ROWS
-        assert case["engines"][0]["role"] == "ours"
-        for engine in case["engines"]:
-            assert len(engine["samples"]) == 2
-            assert min(sample["seconds"] for sample in engine["samples"]) > 0
-        assert [r["other"] for r in case["ratios"]] == [e["name"] for e in case["engines"][1:]]
-    peers = {e["name"] for c in result["cases"] for e in c["engines"]}
-    assert {"NumPy", names.POLARS, names.PYARROW, names.COPY} <= peers
-    assert result["targets"]
-    assert str(out) in done.stdout
-
-
-@pytest.mark.slow
-def test_a_tiny_run_of_dali(tmp_path):
-    out = tmp_path / "bench.json"
-    command = [sys.executable, "-m", "bench", "--suite", "dali", "--tiny", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(out.read_text())
-    conforms(result, report.Report)
-    assert result["suite"] == "dali"
-    assert result["targets"] == []
-    assert len(result["cases"]) == 4
-    for case in result["cases"]:
-        assert case["checks"]
-        engines = [engine["name"] for engine in case["engines"]]
-        if case["name"].startswith(names.NODE):
-            assert engines == [names.NODE, "ig.transform"]
-        else:
-            assert engines == [names.DALI, names.NATIVE, names.CHECKPOINTS, names.EMPTY]
-        assert f"dali, {case['name']}, {names.threads(case['threads'])}: " in done.stdout
-
-
 def test_engines_alternate_after_the_check_and_the_warm_up():
     calls: list[str] = []
     engines = [Engine(name, "peer", "", lambda name=name: calls.append(name)) for name in "AB"]
@@ -124,7 +73,7 @@ def test_nothing_is_timed_when_a_check_fails():
         measure(Case("text", "x", 1, 10, [Engine("A", "ours", "", run)], check, {}), Effort(1, 0.0))
 
 
-def test_a_failed_check_ends_the_bench_with_status_1(tmp_path, monkeypatch, capsys):
+def test_a_failed_check_ends_the_bench_with_status_1(tmp_path, monkeypatch, capfd):
     def check() -> list[str]:
         raise CheckError("ids differ")
 
@@ -134,14 +83,69 @@ def test_a_failed_check_ends_the_bench_with_status_1(tmp_path, monkeypatch, caps
     monkeypatch.setattr(worker.os, "sched_setaffinity", lambda pid, cores: None)
     monkeypatch.setattr(sys, "argv", ["worker", task.to_json(), str(tmp_path / "out.json")])
     assert worker.main() == worker.CHECK_FAILED
-    assert "the check of transform, x failed: ids differ" in capsys.readouterr().err
+    assert "the check of transform, x failed: ids differ" in capfd.readouterr().err
     assert not list(tmp_path.iterdir())
 
-    monkeypatch.setattr(bench_main, "_run", lambda task, folder: ([], worker.CHECK_FAILED))
+    monkeypatch.setattr(bench_main, "_run", lambda task, folder, tiny: ([], worker.CHECK_FAILED))
     out = tmp_path / "bench.json"
     assert bench_main.main(bench_main.Args(sections=("transform",), out=out)) == 1
-    assert "a check failed" in capsys.readouterr().err
+    assert "a check failed" in capfd.readouterr().err
     assert not out.exists()
+
+
+def test_a_pass_of_other_rows_is_scaled_to_the_cases():
+    engines = [Engine("A", "ours", "", lambda: None), Engine("B", "ours", "", lambda: None, rows=5)]
+    taken = iter(range(1, 100))
+
+    def sample(engine: Engine, passes: int) -> Any:
+        seconds = float(next(taken)) if engine.name == "A" else 2.0
+        return {"seconds": seconds, "cpu_seconds": seconds / 2}
+
+    case = measure(Case("features", "x", 1, 20, engines, list, {}), Effort(2, 0.0), sample)
+    assert [s["seconds"] for s in case["engines"][1]["samples"]] == [8.0, 8.0]
+    assert case["engines"][1]["rows_per_s"]["median"] == 2.5
+    assert case["engines"][1]["cpu_s_per_m_rows"] == pytest.approx(4.0 / 20 * 1e6)
+    assert case["ratios"][0]["speed"]["max"] == 8.0 / case["engines"][0]["samples"][0]["seconds"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bench" / "results").glob("*.json")), ids=lambda path: path.name)
+def test_results_of_every_version_can_be_read(path):
+    written = json.loads(path.read_text())
+    if "suite" not in written and "epochs" not in written:
+        with pytest.raises(ValueError, match="expected a report of version 1 or 2"):
+            report.read(path)
+        return
+    found = report.read(path)
+    kind = tuner_report.TunerReport if found["suite"] == "tuner" else report.Report
+    conforms(found, kind)
+    assert found["schema_version"] == report.SCHEMA_VERSION
+    assert found["cases"] or found["figures"]
+
+
+def test_another_version_is_refused(tmp_path):
+    path = tmp_path / "x.json"
+    report.save(report.header("cpu", tiny=True, seed=0, repeats=1) | {"schema_version": 3}, path)
+    with pytest.raises(ValueError, match=r"x.json: expected a report of version 1 or 2, found version 3"):
+        report.read(path)
+
+
+def test_figures_and_gaps_are_lines():
+    found = report.header("scale", tiny=True, seed=0, repeats=1)
+    conforms(found, report.Report)
+    found["figures"].append(report.figure("rows", "peak memory", "bytes", [3.0, 1.0, 2.0], "of all"))
+    found["skipped"]["training, DALI"] = "is not installed"
+    assert report.lines(found) == [
+        "rows: peak memory: 2 bytes (1 to 3); of all",
+        "skipped: training, DALI: is not installed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suite"),
+    [(["--suite", "gpu", "--tiny"], "gpu"), (["--tiny", "--suite=scale"], "scale"), ([], None), (["--suite"], None)],
+)
+def test_the_suite_that_is_asked_for(arguments, suite):
+    assert bench_main.asked(arguments) == suite
 
 
 def test_a_task_survives_its_way_to_the_worker():

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from bench import gpu, names, targets
-from bench.gpu_report import GpuReport, figure
+from bench.gpu_report import GpuReport
 from bench.harness import spread
+from bench.report import figure
 from tests.test_bench import conforms
 from tools import gpu_check
 
@@ -132,7 +133,7 @@ def test_a_failed_section_is_told_and_the_others_go_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(gpu.Suite, "_copy", fails)
     out = tmp_path / "bench.json"
-    assert gpu.main(["--tiny", "--host", "--sections", "copy", "text", "--out", str(out)]) == 1
+    assert gpu.main(gpu.parse(["--tiny", "--host", "--sections", "copy", "text", "--out", str(out)])) == 1
     written = json.loads(out.read_text())
     assert written["skipped"]["copy"] == "A CHECK FAILED: ids differ"
     assert [case["section"] for case in written["cases"]] == ["text", "text"]
