@@ -115,6 +115,7 @@ def test_conda_users_get_the_same_versions() -> None:
         "tensordict",
         "torchmetrics",
         "pyre-extensions",
+        "iopath",
         "atheris",
         "nvidia-cuda-nvdisasm",
     }
