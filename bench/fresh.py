@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,7 @@ MODULES = (
 LET_FINISH_S = 60.0
 """For which a job may keep what it has, after Ctrl-C."""
 THREAD_OF_JEMALLOC = "jemalloc_bg_thd"  # pyarrow's import starts it
+GET_NAME_S = 2.0
 THREADS_OF_BLAS = "OPENBLAS_NUM_THREADS"
 
 
@@ -82,10 +84,22 @@ def _load_kernels() -> None:
     ig.transform({name: np.ones(1, np.int32) for name in names}, recipe)
 
 
-def single_threaded() -> bool:
-    """Whether this process can be forked: it has one thread, but for the allocator's, which minds forks itself."""
-    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
-    return len(names) - names.count(THREAD_OF_JEMALLOC) == 1
+def other_threads() -> list[str]:
+    """Return the names of this process's threads but for this one and the allocator's, which minds forks itself."""
+    of_task = {}
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with suppress(FileNotFoundError):  # it has ended since
+            of_task[path.parent.name] = path.read_text().strip()
+    own = str(threading.get_native_id())
+    return [name for task, name in of_task.items() if task != own and name != THREAD_OF_JEMALLOC]
+
+
+def _lasting_threads() -> list[str]:
+    """Return `other_threads`, after a while for the allocator's, which gets its name only when it first runs."""
+    end = time.monotonic() + GET_NAME_S
+    while (found := other_threads()) and time.monotonic() < end:
+        time.sleep(0.01)
+    return found
 
 
 def run(job: Callable[[], Any], cores: int | None = None) -> Outcome:
@@ -98,8 +112,10 @@ def run(job: Callable[[], Any], cores: int | None = None) -> Outcome:
     Raises:
         JobError: it failed, or this process has several threads.
     """
-    if not single_threaded():
-        raise JobError("a job: expected a process of one thread to fork, found several; run nothing in it before")
+    if others := _lasting_threads():
+        raise JobError(
+            f"a job: expected a process of one thread to fork, found {', '.join(others)} too; run nothing in it before"
+        )
     sys.stdout.flush()
     sys.stderr.flush()
     ours, theirs = os.pipe()

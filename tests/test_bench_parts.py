@@ -261,9 +261,15 @@ def test_a_commit_that_is_not_there_is_one_sentence(capsys):
     assert "against: git worktree add" in capsys.readouterr().err
 
 
+def make_package(folder: Path) -> None:
+    """Make a package that comes before an installed one of the same name, as a folder alone does not."""
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+
+
 def stub(folder: Path, rates: list[float]) -> Path:
     """Make a side whose bench tells one rate after the other, and writes down when it ran."""
-    (folder / "tree" / "bench").mkdir(parents=True)
+    make_package(folder / "tree" / "bench")
     recorded(folder / "tree" / "form.json", "cpu", "2026-12-01T00:00:00+00:00")
     (folder / "tree" / "bench" / "__main__.py").write_text(
         "import json, sys, time\n"
@@ -304,7 +310,7 @@ def test_only_what_is_clearly_slower_fails():
 
 
 def test_a_bench_that_fails_is_told(tmp_path):
-    (tmp_path / "tree" / "bench").mkdir(parents=True)
+    make_package(tmp_path / "tree" / "bench")
     (tmp_path / "tree" / "bench" / "__main__.py").write_text("raise SystemExit('no such case')")
     with pytest.raises(against.AgainstError, match="ended with status 1: no such case"):
         against._measured(against.Args("a", "b"), tmp_path / "tree")
