@@ -81,7 +81,7 @@ def prepare(environment: Environment, install: bool, say: Callable[[str], None])
         return environment.python
     folder, failed = environment.folder, environment.folder / _FAILED
     if failed.exists():
-        raise NoEnvironmentError(f"{failed.read_text(encoding='utf-8')} (tried before; remove {folder} to try again)")
+        raise NoEnvironmentError(f"{failed.read_text(encoding='utf-8')} (tried before; remove {_short(folder)} to try again)")
     if not install:
         raise NoEnvironmentError("its environment was not made yet, and --no-install or --tiny makes none")
     say(f"{environment.name}: installing {', '.join(environment.requirements)} into {folder}")
@@ -118,3 +118,9 @@ def _run(command: list[str], said: str = "") -> None:
         written = [line.strip() for line in (ran.stdout + ran.stderr).splitlines() if line.strip()]
         errors = [line for line in written if line.lower().startswith("error")]
         raise NoEnvironmentError(said + (errors or written or [f"ended with status {ran.returncode}"])[-1])
+
+
+def _short(folder: Path) -> str:
+    """Return a folder as a user would write it: results are shown to others, who have another home."""
+    home = Path.home()
+    return f"~/{folder.relative_to(home)}" if folder.is_relative_to(home) else str(folder)

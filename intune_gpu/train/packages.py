@@ -39,6 +39,9 @@ def _hush() -> None:
     )
     # TorchRec wraps the MLPs with an argument that torch has a newer name for.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+    # TorchRec 1.6 asks for a process group's device by a name that torch has a newer one for; torch 2.11 says so.
+    warnings.filterwarnings("ignore", "`_get_pg_default_device` will be deprecated", UserWarning)
+    warnings.filterwarnings("ignore", "Multiple backends are registered with this ProcessGroup", UserWarning)
     # TorchRec asks torch whether it is being traced by a name that torch has a newer one for.
     logging.getLogger("torch.fx._symbolic_trace").addFilter(_is_news)
     # fbgemm 1.7 does not know itself; whether it fits the torch is looked at in core/pairing.py.
