@@ -81,7 +81,9 @@ def prepare(environment: Environment, install: bool, say: Callable[[str], None])
         return environment.python
     folder, failed = environment.folder, environment.folder / _FAILED
     if failed.exists():
-        raise NoEnvironmentError(f"{failed.read_text(encoding='utf-8')} (tried before; remove {_short(folder)} to try again)")
+        raise NoEnvironmentError(
+            f"{failed.read_text(encoding='utf-8')} (tried before; remove {_short(folder)} to try again)"
+        )
     if not install:
         raise NoEnvironmentError("its environment was not made yet, and --no-install or --tiny makes none")
     say(f"{environment.name}: installing {', '.join(environment.requirements)} into {folder}")
