@@ -140,6 +140,8 @@ def measure(case: Case, effort: Effort, sample: Callable[[Engine, int], Sample] 
     """
     sample = sample or wall_clock
     checks = case.check()
+    gc.collect()
+    gc.freeze()  # half a million objects of torch's that each collection below would look at: 0.2 s
     passes = {engine.name: _warm_up(engine, effort.min_sample_s, sample) for engine in case.engines}
     samples: dict[str, list[Sample]] = {engine.name: [] for engine in case.engines}
     for _ in range(effort.repeats):
