@@ -17,8 +17,7 @@ tail of fewer than W rows is given to nobody. A rank's run is cut into batches o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -76,7 +75,7 @@ class EpochOrder:
 
     def window_at(self, place: int) -> int:
         """Return the window that holds a place."""
-        return int(np.searchsorted(self.window_starts, place, side="right")) - 1
+        return int(self.window_starts.searchsorted(place, side="right")) - 1
 
     def span(self, window: int) -> tuple[int, int]:
         """Return a window's first place and the one behind its last."""
@@ -163,22 +162,23 @@ class Run:
         segments: the run's places, in order.
         batch_size: physical rows of a batch.
         drop_last: whether a last batch of fewer rows is left out.
+        batches: that are left.
+        rows: physical rows that will be given.
     """
 
     order: EpochOrder
     segments: Segments
     batch_size: int
     drop_last: bool
+    batches: int = field(init=False)
+    rows: int = field(init=False)
 
-    @property
-    def batches(self) -> int:
-        """Batches that are left."""
-        return batch_count(total(self.segments), self.batch_size, self.drop_last)
-
-    @property
-    def rows(self) -> int:
-        """Physical rows that will be given."""
-        return min(total(self.segments), self.batches * self.batch_size)
+    def __post_init__(self) -> None:
+        """Count once what is asked for several times a batch."""
+        rows = total(self.segments)
+        batches = batch_count(rows, self.batch_size, self.drop_last)
+        object.__setattr__(self, "batches", batches)
+        object.__setattr__(self, "rows", min(rows, batches * self.batch_size))
 
     def rows_through(self, batch: int) -> int:
         """Return the rows of this run up to the end of a batch, its own included."""
@@ -198,17 +198,20 @@ class Run:
 
     def _by_window(self, segments: Segments) -> Iterator[tuple[int, Segments]]:
         """Yield each window that the segments touch, once, with the spans in it."""
-        pieces = (piece for start, stop in segments for piece in self._pieces(start, stop))
-        for window, group in groupby(pieces, key=lambda piece: piece[0]):
-            yield window, tuple((start, stop) for _, start, stop in group)
-
-    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        while start < stop:
-            window = self.order.window_at(start)
-            first, behind = self.order.span(window)
-            end = min(stop, behind)
-            yield window, start - first, end - first
-            start = end
+        window = -1
+        spans: list[tuple[int, int]] = []
+        for start, stop in segments:
+            while start < stop:
+                found = self.order.window_at(start)
+                first, behind = self.order.span(found)
+                if spans and found != window:
+                    yield window, tuple(spans)
+                    spans = []
+                window, end = found, min(stop, behind)
+                spans.append((start - first, end - first))
+                start = end
+        if spans:
+            yield window, tuple(spans)
 
 
 def total(segments: Segments) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -173,6 +173,23 @@ class ParquetSource(Source):
         return text
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Understood:
+    """What follows from a schema.
+
+    Attributes:
+        schema: as Arrow has it.
+        types: of the needed columns.
+        leaves: of each column, its first in Parquet.
+        plain: needed columns that Polars can decode.
+    """
+
+    schema: pa.Schema
+    types: Mapping[str, ColumnType]
+    leaves: Mapping[str, int]
+    plain: tuple[str, ...]
+
+
 class _Summary:
     """What the footers say, file by file."""
 
@@ -182,28 +199,37 @@ class _Summary:
         self._needed, self._declared = needed, declared
         self._types: dict[str, ColumnType] = {}
         self._nullable = dict.fromkeys(needed, False)
+        self._understood: _Understood | None = None
         self._uncompressed: list[dict[str, tuple[int, int]]] = []  # of lists and text: (values, bytes) a row group
         self._hex_texts: set[str] = set()  # ids that are written as text
 
     def add(self, path: str, identity: tuple[int, int], footer: pq.FileMetaData, schema: pa.Schema) -> None:
         if footer.num_rows == 0:
             raise DataError(f"{path}: expected rows, found none; remove the file from the data")
-        types = column_types(schema, self._needed, self._declared, path)
-        for name, first in self._types.items():
-            _check_same(path, name, types[name], self.files[0].path, first)
-        self._types = self._types or types
-        leaves = _leaf_numbers(schema)
+        understood = self._understand(path, schema)
         first_row = 0
         for number in range(footer.num_row_groups):
             group = footer.row_group(number)
             if group.num_rows:
                 self.groups.append(_RowGroup(len(self.files), number, first_row, group.num_rows))
-                self._look(group, types, leaves)
+                self._look(group, understood.types, understood.leaves)
             first_row += group.num_rows
-        polars = not is_url(path) and len(set(schema.names)) == len(schema.names)  # it refuses names that stand twice
-        plain = tuple(n for n in self._needed if polars and _is_plain(schema.field(n).type))
+        plain = () if is_url(path) else understood.plain
         other = tuple(n for n in self._needed if n not in plain)
         self.files.append(_File(path, identity, footer.num_rows, footer.serialized_size, plain, other))
+
+    def _understand(self, path: str, schema: pa.Schema) -> _Understood:
+        """Return what follows from a file's schema; most files have that of the file before."""
+        if self._understood is not None and schema.equals(self._understood.schema):
+            return self._understood
+        types = column_types(schema, self._needed, self._declared, path)
+        for name, first in self._types.items():
+            _check_same(path, name, types[name], self.files[0].path, first)
+        self._types = self._types or types
+        polars = len(set(schema.names)) == len(schema.names)  # it refuses names that stand twice
+        plain = tuple(n for n in self._needed if polars and _is_plain(schema.field(n).type))
+        self._understood = _Understood(schema, types, _leaf_numbers(schema), plain)
+        return self._understood
 
     def _look(self, group: Any, types: Mapping[str, ColumnType], leaves: Mapping[str, int]) -> None:
         sizes: dict[str, tuple[int, int]] = {}
@@ -227,20 +253,38 @@ class _Summary:
     def chunks(self, schema: Mapping[str, ColumnType], text_bytes: Mapping[str, float]) -> list[ChunkInfo]:
         texts = self._hex_texts | {name for name, type in schema.items() if type.physical == STRING}
         chunks = []
+        known: dict[tuple[int, tuple[str, ...]], tuple[int, int, int]] = {}  # of numbers alone, row groups are alike
         for group, sizes in zip(self.groups, self._uncompressed, strict=True):
-            rows = group.rows
-            each = {
-                name: column_bytes(type, rows, *sizes.get(name, (rows, 0)), text_bytes.get(name, 0.0))
-                for name, type in schema.items()
-            }
-            largest = max((each[name] for name in texts - self._hex_texts), default=0)
-            scratch = scratch_bytes(rows, {name: size for name, size in sizes.items() if name in texts}, largest)
             file = self.files[group.file]
-            for name in file.other:
-                scratch += arrow_scratch_bytes(*sizes.get(name, (rows, 0)), each[name])
-            pooled = sum(each[name] for name in self._hex_texts)
-            chunks.append(ChunkInfo(file.path, group.first_row, rows, sum(each.values()), None, scratch, pooled))
+            alike = (group.rows, file.other)
+            cost = None if sizes else known.get(alike)
+            if cost is None:
+                cost = self._cost(schema, group.rows, sizes, file.other, texts, text_bytes)
+                if not sizes:
+                    known[alike] = cost
+            nbytes, scratch, pooled = cost
+            chunks.append(ChunkInfo(file.path, group.first_row, group.rows, nbytes, None, scratch, pooled))
         return chunks
+
+    def _cost(
+        self,
+        schema: Mapping[str, ColumnType],
+        rows: int,
+        sizes: Mapping[str, tuple[int, int]],
+        other: Sequence[str],
+        texts: Set[str],
+        text_bytes: Mapping[str, float],
+    ) -> tuple[int, int, int]:
+        """Return (bytes of the flat columns, bytes besides while they are decoded, bytes from the pool)."""
+        each = {
+            name: column_bytes(type, rows, *sizes.get(name, (rows, 0)), text_bytes.get(name, 0.0))
+            for name, type in schema.items()
+        }
+        largest = max((each[name] for name in texts - self._hex_texts), default=0)
+        scratch = scratch_bytes(rows, {name: size for name, size in sizes.items() if name in texts}, largest)
+        for name in other:
+            scratch += arrow_scratch_bytes(*sizes.get(name, (rows, 0)), each[name])
+        return sum(each.values()), scratch, sum(each[name] for name in self._hex_texts)
 
 
 def _footer(path: str) -> pq.FileMetaData:

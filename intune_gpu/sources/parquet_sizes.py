@@ -50,9 +50,12 @@ def flat_bytes(table: pa.Table, schema: Schema) -> tuple[int, int, int]:
     flat = held = largest = 0
     for name, type in schema.items():
         column = table.column(name)
-        nbytes = 8 * (table.num_rows + 1) if type.is_list else 0
-        for leaf in map(_leaf, column.chunks):
-            nbytes += len(leaf) // 8 + 2 + _leaf_bytes(leaf, type)
+        if type.is_list or type.physical == STRING:
+            nbytes = 8 * (table.num_rows + 1) if type.is_list else 0
+            for leaf in map(_leaf, column.chunks):
+                nbytes += len(leaf) // 8 + 2 + _leaf_bytes(leaf, type)
+        else:
+            nbytes = table.num_rows * np.dtype(type.physical).itemsize + table.num_rows // 8 + 2 * column.num_chunks
         flat += nbytes
         largest = max(largest, nbytes if column.type in VIEWS and type.physical == STRING else 0)
         if type.hex32 or type.is_list or type.physical == STRING:  # else the buffers are shared
