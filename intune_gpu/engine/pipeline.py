@@ -16,6 +16,7 @@ from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.errors import IntuneError, StageError
 from intune_gpu.core.plan import Plan
 from intune_gpu.core.source import Source
+from intune_gpu.core.threads import join_begun
 from intune_gpu.engine.budget import Budget
 from intune_gpu.engine.keeping import Keeping
 from intune_gpu.engine.order import Run
@@ -129,8 +130,7 @@ class Pipeline(Generic[T]):
         deadline = perf_counter() + JOIN_S
         if threading.current_thread() not in threads:
             for thread in threads:
-                if thread.ident is not None:  # it was started, even if Ctrl-C came in between
-                    thread.join(max(0.0, deadline - perf_counter()))
+                join_begun(thread, max(0.0, deadline - perf_counter()))
         with state.lock:
             state.finished.clear()
             state.schedule.clear()

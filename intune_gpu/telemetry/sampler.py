@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from intune_gpu.core.signals import Signals
+from intune_gpu.core.threads import join_begun
 from intune_gpu.telemetry.host import Host
 from intune_gpu.telemetry.nvml import Gpus
 from intune_gpu.telemetry.totals import Happened, Totals
@@ -135,7 +136,7 @@ class Sampler:
     def close(self) -> None:
         """End the thread, and close the telemetry. May be called more than once."""
         self._stop.set()
-        self._thread.join(JOIN_S)
+        join_begun(self._thread, JOIN_S)
         if not self._thread.is_alive():
             self._telemetry.close()
 

@@ -19,6 +19,7 @@ import numpy as np
 from intune_gpu.core.errors import BudgetError
 from intune_gpu.core.plan import Plan
 from intune_gpu.core.signals import Signals
+from intune_gpu.core.threads import join_begun
 from intune_gpu.tuner.decisions import DRIFTED, DecisionLog, plan_json, signals_json
 from intune_gpu.tuner.guard import Guard
 from intune_gpu.tuner.knobs import plan_of, plans_of, share_of, words
@@ -160,8 +161,7 @@ class Controller:
         self._stop.set()
         if thread is None:
             return
-        if thread.ident is not None and thread is not threading.current_thread():
-            thread.join(JOIN_S)
+        join_begun(thread, JOIN_S)
         self._event("epoch ends")
 
     @contextmanager
