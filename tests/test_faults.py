@@ -234,23 +234,28 @@ def test_closing_while_a_file_stalls(files: None, tmp_path: Path, name: str, mon
         FaultyFileSystem.set(None)
         read_url(name, tmp_path)
         counts.append(FaultyFileSystem.reads)
-    FaultyFileSystem.set(min(counts) - 1, "stall")
-    done: list[Any] = []
-    consumer = threading.Thread(target=lambda: done.append(read_to_stall(name, tmp_path)))
-    consumer.start()
-    consumer.join(30)
-    assert len(done) == 1, "closing waits for a read that never comes back"
+    done: list[bool] = []
+    for back in (1, 2, 3):  # a run may need fewer reads than those before it
+        FaultyFileSystem.set(min(counts) - back, "stall")
+        consumer = threading.Thread(target=lambda: done.append(read_to_stall(name, tmp_path)))
+        consumer.start()
+        consumer.join(30)
+        assert len(done) == back, "closing waits for a read that never comes back"
+        if done[-1]:
+            break
+    assert done[-1]
     FaultyFileSystem.stall.set()
     for thread in threading.enumerate():
         if thread.name.startswith("intune-"):
             thread.join(30)
 
 
-def read_to_stall(name: str, folder: Path) -> None:
+def read_to_stall(name: str, folder: Path) -> bool:
+    """Return whether the read that stalls was asked for."""
     with opened(name, folder) as loader:
         batches = iter(loader)
         next(batches)
-        assert FaultyFileSystem.reached.wait(30)
+        return FaultyFileSystem.reached.wait(8)
 
 
 # --- the file of bad rows --------------------------------------------------------------------------------------------
