@@ -154,10 +154,8 @@ def interrupted(path: Path, after_s: float) -> None:
 def test_ctrl_c_anywhere_leaves_no_thread(parquet: Path) -> None:
     def interrupt(number: int, frame: FrameType | None) -> None:
         while frame is not None:
-            if frame.f_code.co_name in (
-                "_remove",
-                "__del__",
-            ):  # Python drops what is raised there, as it would a user's
+            # Python drops what is raised there, as it would a user's.
+            if frame.f_code.co_name in ("_remove", "__del__"):
                 signal.setitimer(signal.ITIMER_REAL, 0.001)
                 return
             frame = frame.f_back
