@@ -45,8 +45,8 @@ class OrderedWindow:
     @property
     def nbytes(self) -> int:
         """Bytes of all buffers."""
-        rounded = (self.raw.columns[name].values.nbytes for name in self.pooled)
-        return raw_nbytes(self.raw) + sum(size_class(nbytes) - nbytes for nbytes in rounded)
+        pooled = (self.raw.columns[name].values.nbytes for name in self.pooled)
+        return raw_nbytes(self.raw) + sum(map(_rounding_bytes, pooled))
 
     def bad_between(self, start: int, stop: int) -> tuple[FoundBadRow, ...]:
         """Return the bad rows at places `start` to `stop`."""
@@ -171,11 +171,13 @@ class Assembly:
 
     @property
     def order_bytes(self) -> int:
-        """Bytes that `finish` takes besides the window and its chunks: places, null bits as bytes, copies of a column.
+        """Bytes that `finish` takes besides the rows of the window: places, null bits as bytes, copies of a column.
 
-        Strings and lists are put together, then taken row by row, one column after another.
+        Strings and lists are put together, then taken row by row, one column after another. Columns of fixed width
+        stand in memory of the pool, which is rounded up, and stays so when the window is in order.
         """
         fixed = self._places.nbytes + sum(bits.nbytes for bits in self._present.values())
+        fixed += sum(_rounding_bytes(values.nbytes) for values in self._values.values())
         copies = [sum(_copied_bytes(column) for column in _there(parts)) for parts in self._ragged.values()]
         return fixed + (8 * self._rows + max(copies) if copies else 0)
 
@@ -196,6 +198,11 @@ class Assembly:
 def _copied_bytes(column: FlatColumn) -> int:
     """Return the bytes of a copy, and a number for each element while it is made."""
     return column.nbytes + 9 * (len(column.values) if column.offsets is None else len(column.offsets))
+
+
+def _rounding_bytes(nbytes: int) -> int:
+    """Return what the pool gives beyond so many bytes."""
+    return size_class(nbytes) - nbytes
 
 
 def _there(columns: Iterable[FlatColumn | None]) -> list[FlatColumn]:

@@ -116,14 +116,18 @@ def naive_window(source: fakes.FakeSource, order: EpochOrder) -> list[int]:
 def assemble(source: fakes.FakeSource, order: EpochOrder, turns: list[int]) -> OrderedWindow:
     assembly = Assembly(order, 0, BufferPool())
     numbers, _ = order.window_chunks(0)
-    complete = False
+    complete, read_bytes = False, 0
     for position in turns:
         assert not complete
         chunk = source.read(numbers[position])
+        read_bytes += chunk.nbytes
         placing = assembly.add(position, chunk, f"file{numbers[position]}")
         complete = placing is not None and assembly.place(placing)
     assert complete
-    return assembly.finish()
+    foreseen = read_bytes + assembly.order_bytes
+    window = assembly.finish()
+    assert window.nbytes <= foreseen  # what is charged from here on covers what stays
+    return window
 
 
 @pytest.mark.parametrize("placing_rows", [1, 25, 10**6])
