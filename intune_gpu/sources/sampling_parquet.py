@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from intune_gpu.core.arrow_types import column_type
 from intune_gpu.core.columns import ColumnType
 from intune_gpu.core.errors import DataError
-from intune_gpu.sources.parquet import _blame, _opened, _read_footer
+from intune_gpu.sources.parquet_files import blame, opened, read_footer
 from intune_gpu.sources.sampling import OnRows, Sample, affordable, stretches
 
 _BATCH_ROWS = 4096
@@ -53,7 +53,7 @@ def sample_parquet(files: Sequence[str], rows: int, seed: int = 0, on_rows: OnRo
     with ThreadPoolExecutor(min(_FOOTER_THREADS, len(files))) as pool:
         for begin in range(0, len(files), _FOOTER_THREADS):
             paths = files[begin : begin + _FOOTER_THREADS]
-            for path, (identity, footer, schema) in zip(paths, pool.map(_read_footer, paths), strict=True):
+            for path, (identity, footer, schema) in zip(paths, pool.map(read_footer, paths), strict=True):
                 footers.add(path, identity[0], footer, schema)
     names = [name for name in footers.schema.names if name not in footers.faults]
     wanted = affordable(rows, len(names), footers.rows, footers.uncompressed)
@@ -157,7 +157,7 @@ def _shallow(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _read_parts(group: _Group, names: list[str], parts: list[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
     """Give the rows of each part, decoding the row group up to the last of them."""
-    with _blame(f"{group.file}: row group {group.number}"), _opened(group.file, None) as parquet:
+    with blame(f"{group.file}: row group {group.number}"), opened(group.file, None) as parquet:
         place, left = 0, list(parts)
         for batch in parquet.iter_batches(_BATCH_ROWS, [group.number], columns=names):
             stop = place + batch.num_rows

@@ -17,7 +17,7 @@ import pytest
 from intune_gpu.core.columns import Chunk, FlatColumn
 from intune_gpu.core.errors import DataError
 from intune_gpu.core.rows import decoded
-from intune_gpu.sources import parquet
+from intune_gpu.sources import parquet, parquet_footers
 from intune_gpu.sources.parquet import ParquetSource
 from tests.shared_data import MOVIELENS, needs
 
@@ -131,7 +131,7 @@ def test_both_decoders_give_the_same(
     path = write(tmp_path / "a.parquet", clicks(), compression=compression, data_page_version=page)
     polars = source(path)
     assert len(polars._files[0].plain) == 8
-    monkeypatch.setattr(parquet, "_is_plain", lambda type: False)
+    monkeypatch.setattr(parquet_footers, "is_plain", lambda type: False)
     arrow = source(path)
     assert arrow._files[0].plain == ()
     assert arrow.schema == polars.schema
