@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from intune_gpu.core.arrow_types import column_types
-from intune_gpu.core.columns import STRING, ChunkInfo, ColumnType
+from intune_gpu.core.arrow_types import column_types, is_text_type, leaf_type
+from intune_gpu.core.columns import STRING, ChunkInfo, ColumnType, Schema
 from intune_gpu.core.errors import DataError
 from intune_gpu.sources.files import is_url
 from intune_gpu.sources.parquet_sizes import arrow_scratch_bytes, column_bytes, scratch_bytes
@@ -52,12 +52,16 @@ class _Understood:
         types: of the needed columns.
         leaves: of each column, its first in Parquet.
         plain: needed columns that Polars can decode.
+        sized: needed columns of which the number of rows does not tell how large they are.
+        hex_texts: needed columns of ids that are written as text.
     """
 
     schema: pa.Schema
     types: Mapping[str, ColumnType]
     leaves: Mapping[str, int]
     plain: tuple[str, ...]
+    sized: tuple[str, ...]
+    hex_texts: frozenset[str]
 
 
 class Summary:
@@ -77,7 +81,7 @@ class Summary:
         self.groups: list[RowGroup] = []
         self._needed, self._declared = needed, declared
         self._types: dict[str, ColumnType] = {}
-        self._nullable = dict.fromkeys(needed, False)
+        self._unsure = list(needed)  # columns in which no row was missing so far
         self._understood: _Understood | None = None
         self._uncompressed: list[dict[str, tuple[int, int]]] = []  # of lists and text: (values, bytes) a row group
         self._hex_texts: set[str] = set()  # ids that are written as text
@@ -96,7 +100,7 @@ class Summary:
             group = footer.row_group(number)
             if group.num_rows:
                 self.groups.append(RowGroup(len(self.files), number, first_row, group.num_rows))
-                self._look(group, understood.types, understood.leaves)
+                self._look(group, understood)
             first_row += group.num_rows
         plain = () if is_url(path) else understood.plain
         other = tuple(n for n in self._needed if n not in plain)
@@ -112,70 +116,85 @@ class Summary:
         self._types = self._types or types
         polars = len(set(schema.names)) == len(schema.names)  # it refuses names that stand twice
         plain = tuple(n for n in self._needed if polars and is_plain(schema.field(n).type))
-        self._understood = _Understood(schema, types, _leaf_numbers(schema), plain)
+        texts = {name for name in types if is_text_type(leaf_type(schema.field(name).type))}
+        sized = tuple(n for n, t in types.items() if t.is_list or n in texts or (t.hex32 and n not in plain))
+        hex_texts = frozenset(name for name in texts if types[name].hex32)
+        self._hex_texts |= hex_texts
+        self._understood = _Understood(schema, types, _leaf_numbers(schema), plain, sized, hex_texts)
         return self._understood
 
-    def _look(self, group: Any, types: Mapping[str, ColumnType], leaves: Mapping[str, int]) -> None:
-        sizes: dict[str, tuple[int, int]] = {}
-        for name, type in types.items():
-            if type.nullable and not self._nullable[name]:
-                column = group.column(leaves[name])
-                counted = column.is_stats_set and column.statistics.has_null_count
-                # An empty text of hex32 is missing too, and no statistics count it.
-                text = type.hex32 and column.physical_type == "BYTE_ARRAY"
-                self._nullable[name] = text or not counted or column.statistics.null_count > 0
-            if type.is_list or type.hex32 or type.physical == STRING:
-                column = group.column(leaves[name])
-                sizes[name] = (column.num_values, column.total_uncompressed_size)
-                if type.hex32 and column.physical_type == "BYTE_ARRAY":
-                    self._hex_texts.add(name)
-        self._uncompressed.append(sizes)
+    def _look(self, group: Any, understood: _Understood) -> None:
+        leaves = understood.leaves
+        for name in [name for name in self._unsure if understood.types[name].nullable]:
+            column = group.column(leaves[name])
+            counted = column.is_stats_set and column.statistics.has_null_count
+            # An empty text of hex32 is missing too, and no statistics count it.
+            if name in understood.hex_texts or not counted or column.statistics.null_count > 0:
+                self._unsure.remove(name)
+        columns = [group.column(leaves[name]) for name in understood.sized]
+        sizes = [(column.num_values, column.total_uncompressed_size) for column in columns]
+        self._uncompressed.append(dict(zip(understood.sized, sizes, strict=True)))
 
     def schema(self) -> dict[str, ColumnType]:
         """Return the needed columns; nullable are those that may have missing values in any file."""
-        return {name: replace(type, nullable=self._nullable[name]) for name, type in self._types.items()}
+        return {name: replace(type, nullable=name not in self._unsure) for name, type in self._types.items()}
 
-    def chunks(self, schema: Mapping[str, ColumnType], text_bytes: Mapping[str, float]) -> list[ChunkInfo]:
+    def chunks(self, schema: Schema, text_bytes: Mapping[str, float]) -> list[ChunkInfo]:
         """Return what reading each row group takes.
 
         Args:
             schema: as `schema` returns it.
             text_bytes: mean length of the strings of a column, in bytes.
         """
-        texts = self._hex_texts | {name for name, type in schema.items() if type.physical == STRING}
+        costs = _Costs(schema, text_bytes, self._hex_texts)
         chunks = []
-        known: dict[tuple[int, tuple[str, ...]], tuple[int, int, int]] = {}  # of numbers alone, row groups are alike
         for group, sizes in zip(self.groups, self._uncompressed, strict=True):
             file = self.files[group.file]
-            alike = (group.rows, file.other)
-            cost = None if sizes else known.get(alike)
-            if cost is None:
-                cost = self._cost(schema, group.rows, sizes, file.other, texts, text_bytes)
-                if not sizes:
-                    known[alike] = cost
-            nbytes, scratch, pooled = cost
+            nbytes, scratch, pooled = costs.of(group.rows, sizes, file.other)
             chunks.append(ChunkInfo(file.path, group.first_row, group.rows, nbytes, None, scratch, pooled))
         return chunks
 
-    def _cost(
-        self,
-        schema: Mapping[str, ColumnType],
-        rows: int,
-        sizes: Mapping[str, tuple[int, int]],
-        other: Sequence[str],
-        texts: Set[str],
-        text_bytes: Mapping[str, float],
-    ) -> tuple[int, int, int]:
-        """Return (bytes of the flat columns, bytes besides while they are decoded, bytes from the pool)."""
-        each = {
-            name: column_bytes(type, rows, *sizes.get(name, (rows, 0)), text_bytes.get(name, 0.0))
-            for name, type in schema.items()
-        }
-        largest = max((each[name] for name in texts - self._hex_texts), default=0)
-        scratch = scratch_bytes(rows, {name: size for name, size in sizes.items() if name in texts}, largest)
-        for name in other:
-            scratch += arrow_scratch_bytes(*sizes.get(name, (rows, 0)), each[name])
-        return sum(each.values()), scratch, sum(each[name] for name in self._hex_texts)
+
+class _Costs:
+    """What row groups take in memory, by their columns.
+
+    Args:
+        schema: of the needed columns.
+        text_bytes: mean length of the strings of a column.
+        hex_texts: columns of ids that are written as text in any file.
+    """
+
+    def __init__(self, schema: Schema, text_bytes: Mapping[str, float], hex_texts: Set[str]) -> None:
+        self._schema, self._text_bytes, self._hex_texts = schema, text_bytes, hex_texts
+        self._texts = hex_texts | {name for name, type in schema.items() if type.physical == STRING}
+        self._of_numbers: dict[tuple[int, tuple[str, ...], tuple[str, ...]], tuple[int, int, int]] = {}
+
+    def of(self, rows: int, sizes: Mapping[str, tuple[int, int]], other: tuple[str, ...]) -> tuple[int, int, int]:
+        """Return (bytes of the flat columns, bytes besides while they are decoded, bytes from the pool).
+
+        Args:
+            rows: of the row group.
+            sizes: (values, bytes in the file without compression) of the columns whose rows do not tell.
+            other: columns that pyarrow decodes.
+        """
+        alike = (rows, tuple(sizes), other)
+        numbers = self._of_numbers.get(alike)
+        if numbers is None:
+            rest = {name: (rows, 0) for name in self._schema if name not in sizes}
+            numbers = self._of_numbers[alike] = self._sums(rows, rest, other)
+        flat, arrow, pooled = (a + b for a, b in zip(numbers, self._sums(rows, sizes, other), strict=True))
+        texts = {name: size for name, size in sizes.items() if name in self._texts}
+        largest = max((self._bytes(name, rows, *texts[name]) for name in texts.keys() - self._hex_texts), default=0)
+        return flat, arrow + scratch_bytes(rows, texts, largest), pooled
+
+    def _sums(self, rows: int, sizes: Mapping[str, tuple[int, int]], other: Sequence[str]) -> tuple[int, int, int]:
+        """Return (bytes of the flat columns, what pyarrow takes besides, bytes from the pool) of some columns."""
+        each = {name: self._bytes(name, rows, *size) for name, size in sizes.items()}
+        arrow = sum(arrow_scratch_bytes(*sizes[name], each[name]) for name in other if name in sizes)
+        return sum(each.values()), arrow, sum(nbytes for name, nbytes in each.items() if name in self._hex_texts)
+
+    def _bytes(self, name: str, rows: int, values: int, encoded_bytes: int) -> int:
+        return column_bytes(self._schema[name], rows, values, encoded_bytes, self._text_bytes.get(name, 0.0))
 
 
 def is_plain(type: pa.DataType) -> bool:
@@ -213,7 +232,7 @@ def _leaf_count(type: pa.DataType) -> int:
     return sum(_leaf_count(type.field(i).type) for i in range(type.num_fields))
 
 
-def fingerprint(files: Sequence[File], schema: Mapping[str, ColumnType]) -> str:
+def fingerprint(files: Sequence[File], schema: Schema) -> str:
     """Return what tells these rows from others."""
     # Names without folders and no mtime: data that was copied elsewhere is the same data.
     named = [(file.path.replace("\\", "/").rsplit("/", 1)[-1], file.identity[0], file.rows) for file in files]
