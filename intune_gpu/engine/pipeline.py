@@ -24,7 +24,7 @@ from intune_gpu.engine.reader import do_read, next_read
 from intune_gpu.engine.stages import Clocks, Gauges
 from intune_gpu.engine.state import Delivery, RunState, Transform
 from intune_gpu.engine.steps import Step, do_step
-from intune_gpu.engine.transformer import do_batch, next_batch
+from intune_gpu.engine.transformer import do_batches, next_batches
 from intune_gpu.kernels.denormals import clear_flush_to_zero
 
 JOIN_S = 5.0
@@ -203,11 +203,11 @@ class Pipeline(Generic[T]):
 
     def _make_one(self, index: int) -> bool:
         with self._state.lock:
-            number = next_batch(self._state, index)
-            if number is None:
+            making = next_batches(self._state, index)
+            if making is None:
                 self._leave("transform", index)
                 return False
-        do_batch(self._state, number)
+        do_batches(self._state, making)
         return True
 
     def _leave(self, stage: str, index: int) -> None:

@@ -25,7 +25,11 @@ from intune_gpu.engine.budget import Budget, Ordering
 from intune_gpu.engine.gather import OrderedWindow
 from intune_gpu.engine.keeping import Keeping
 from intune_gpu.engine.order import Cut, Run, WindowUse, total
-from intune_gpu.engine.windows import Read, Window
+from intune_gpu.engine.windows import Making, Read, Window
+
+TOGETHER_ROWS = 1 << 14
+"""Batches smaller than this are begun several at a time, up to so many rows: each beginning, end and change of threads
+costs as much as thousands of rows."""
 
 
 class Schedule:
@@ -58,7 +62,7 @@ class Schedule:
         self._thread_bytes = source.reader_bytes
         self._window_bytes = 0
         self._reading_bytes = 0
-        self._making: dict[int, int] = {}
+        self._making: set[Making] = set()
         self._making_bytes = 0
         self._stop_batch = run.batches
         self._cuts: tuple[Cut, ...] = run.cuts(0) if run.batches else ()
@@ -214,35 +218,61 @@ class Schedule:
 
     # --- making batches ---
 
-    def start_batch(self, prefetch_bytes: int, wanted: int, max_ahead: int | None = None) -> int | None:
-        """Return the next batch to make, or None when it has to wait.
+    def start_batches(
+        self, prefetch_bytes: int, wanted: int, transformers: int, max_ahead: int | None = None
+    ) -> Making | None:
+        """Return the next batches for one transformer to make, or None when they have to wait.
+
+        It is one, or several small ones of one window. What is ready is shared out among the transformers.
 
         Args:
             prefetch_bytes: the budget.
             wanted: the batch that the consumer gets next, which may start at any price.
-            max_ahead: batches that may be begun and not yet taken.
+            transformers: threads that make batches.
+            max_ahead: batches that may be begun and not yet taken; then one is begun at a time.
         """
-        number = self.next_batch
+        first = self.next_batch
         if not self.has_batch:
             return None
         cost = self._budget.batch_bytes
-        if number != wanted and self.in_flight_bytes + cost > prefetch_bytes:
+        room = prefetch_bytes - self.in_flight_bytes
+        if first != wanted and cost > room:
             return None
-        if max_ahead is not None and number - wanted >= max_ahead:
+        if max_ahead is not None and first - wanted >= max_ahead:
             return None
-        self.next_batch += 1
-        self._making[number] = cost
-        self._making_bytes += cost
-        if self.next_batch < self.run.batches:
-            self._cuts = self.run.cuts(self.next_batch)
-        return number
+        cuts = [self._next_cuts()]
+        if max_ahead is None and len(cuts[0]) == 1:
+            window = cuts[0][0].window
+            most = min(TOGETHER_ROWS // self.run.batch_size, -(-self._live[window].uses // transformers))
+            most = min(most, room // max(1, cost), self._stop_batch - first)
+            while len(cuts) < most and len(self._cuts) == 1 and self._cuts[0].window == window:
+                cuts.append(self._next_cuts())
+        making = Making(first, tuple(cuts), [cost] * len(cuts))
+        self._making.add(making)
+        self._making_bytes += cost * len(cuts)
+        return making
 
-    def grow_batch(self, number: int, nbytes: int, prefetch_bytes: int, wanted: int) -> bool:
-        """Charge a batch in the making with more, where that fits or it is the wanted one; return whether it was."""
-        more = nbytes - self._making[number]
+    def _next_cuts(self) -> tuple[Cut, ...]:
+        """Return where the rows of the next batch stand, which is begun herewith."""
+        cuts = self._cuts
+        self.next_batch += 1
+        self._cuts = self.run.cuts(self.next_batch) if self.next_batch < self.run.batches else ()
+        return cuts
+
+    def grow(self, making: Making, number: int, nbytes: int, prefetch_bytes: int, wanted: int) -> bool:
+        """Charge one of these batches with more, where that fits or it is the wanted one; return whether it was.
+
+        Args:
+            making: which.
+            number: of the batch.
+            nbytes: what it takes.
+            prefetch_bytes: the budget.
+            wanted: the batch that the consumer gets next.
+        """
+        more = nbytes - making.charges[number - making.first]
         if more > 0 and number != wanted and self.in_flight_bytes + more > prefetch_bytes:
             return False
-        self._making[number] += max(0, more)
+        making.charges[number - making.first] += max(0, more)
         self._making_bytes += max(0, more)
         return True
 
@@ -257,10 +287,19 @@ class Schedule:
             del self._live[number]
             self._window_bytes -= window.nbytes
 
-    def end_batch(self, number: int, nbytes: int) -> None:
-        """Note that a batch is finished, and is of so many bytes."""
-        self._making_bytes -= self._making.pop(number)
+    def end_batch(self, making: Making, number: int, nbytes: int) -> None:
+        """Note that one of these batches is finished, and is of so many bytes."""
+        self._making_bytes -= making.charges[number - making.first]
         self.finished_bytes += nbytes
+        making.charges[number - making.first] = 0
+        making.left -= 1
+        if not making.left:
+            self._making.remove(making)
+
+    def give_up(self, making: Making) -> None:
+        """Note that those of these batches that are not finished will not be made."""
+        self._making_bytes -= sum(making.charges)
+        self._making.discard(making)
 
     def stop_after(self, number: int) -> None:
         """Start no batch behind this one."""

@@ -21,6 +21,7 @@ from intune_gpu.engine.order import Run
 from intune_gpu.engine.schedule import Schedule
 from intune_gpu.engine.stages import Clocks
 from intune_gpu.engine.steps import Step, do_step
+from intune_gpu.engine.windows import Making
 
 T = TypeVar("T")
 
@@ -200,13 +201,24 @@ class RunState(Generic[T]):
         condition.wait()
         self.schedule.blocked -= 1
 
-    def grow_batch(self, number: int, nbytes: int) -> bool:
+    def grow(self, making: Making, number: int, nbytes: int, before: Callable[[], None]) -> bool:
         """Wait until there is room for a batch in the making to be of `nbytes`; False if the run is closed.
 
         The batch that the consumer gets next does not wait, so that the others will not wait for ever.
+
+        Args:
+            making: the batches that are made together.
+            number: of this one.
+            nbytes: what it takes.
+            before: called once before waiting, to deliver those that are made: the consumer may want one of them.
         """
         with self.lock:
-            while not self.schedule.grow_batch(number, nbytes, self.plan.prefetch_bytes, self.wanted):
+            waited = False
+            while not self.schedule.grow(making, number, nbytes, self.plan.prefetch_bytes, self.wanted):
+                if not waited:
+                    before()
+                    waited = True
+                    continue
                 self.growing += 1
                 self.stand(self.may_grow)
                 self.growing -= 1

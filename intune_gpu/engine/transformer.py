@@ -1,18 +1,17 @@
-"""The transformer stage: gather the rows of the next batch and run the transform on them."""
+"""The transformer stage: gather the rows of the next batches and run the transform on them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, TypeVar
 
 from intune_gpu.core.columns import RawBatch
 from intune_gpu.engine.bad_rows import FoundBadRow
 from intune_gpu.engine.gather import OrderedWindow
-from intune_gpu.engine.order import total
+from intune_gpu.engine.order import Cut, total
 from intune_gpu.engine.state import Delivery, RunState, since
-from intune_gpu.engine.windows import Window
+from intune_gpu.engine.windows import Making, Window
 
 T = TypeVar("T")
 
@@ -23,14 +22,32 @@ class StoppedError(Exception):
 
 @dataclass(slots=True)
 class _Job:
-    """A batch in the making.
+    """Batches in the making, one at a time.
+
+    Attributes:
+        making: which.
+        made: those that are made and not delivered.
+        began: when what the clocks do not know of began.
+        waited_s: how much of it was waiting.
+    """
+
+    making: Making
+    began: float
+    made: list[_Made] = field(default_factory=list)
+    waited_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Part:
+    """One batch in the making.
 
     Attributes:
         number: in the run.
         nbytes: what it is known to take, so far.
         holds: the window it holds.
         chunk, row: where an error was met.
-        waited_s: how long it stood waiting.
+        bad: its bad rows.
+        first_bad: as in `Delivery`.
     """
 
     number: int
@@ -38,100 +55,132 @@ class _Job:
     holds: int | None = None
     chunk: int | None = None
     row: int = 0
-    waited_s: float = 0.0
+    bad: tuple[FoundBadRow, ...] = ()
+    first_bad: FoundBadRow | None = None
 
 
-def next_batch(state: RunState[Any], index: int) -> int | None:
-    """Wait for a batch that may start; None when transformer `index` has to end. The caller holds the lock."""
+_Made = tuple[_Part, "Delivery[Any] | Exception"]
+
+
+def next_batches(state: RunState[Any], index: int) -> Making | None:
+    """Wait for batches that may start; None when transformer `index` has to end. The caller holds the lock."""
     began = perf_counter()
     while not state.stopping and index < state.plan.transformers:
-        max_ahead = None if state.transform.max_ahead is None else state.transform.max_ahead()
-        number = state.schedule.start_batch(state.plan.prefetch_bytes, state.wanted, max_ahead)
-        if number is not None:
+        plan, ahead = state.plan, state.transform.max_ahead
+        making = state.schedule.start_batches(
+            plan.prefetch_bytes, state.wanted, plan.transformers, None if ahead is None else ahead()
+        )
+        if making is not None:
             state.clocks.transform.wait_s += since(began)
             state.bytes_changed()
-            return number
+            return making
         state.may_transform.wait()
     return None
 
 
-def do_batch(state: RunState[Any], number: int) -> None:
-    """Make one batch; what goes wrong is delivered in its place."""
-    began = perf_counter()
-    job = _Job(number)
-    outcome: Delivery[Any] | Exception
-    try:
-        outcome = _make(state, job)
-    except StoppedError:
+def do_batches(state: RunState[Any], making: Making) -> None:
+    """Make batches, one after another; what goes wrong is delivered in its batch's place, and is the last."""
+    job = _Job(making, perf_counter())
+    for number, cuts in enumerate(making.cuts, making.first):
+        part = _Part(number)
+        outcome: Delivery[Any] | Exception
+        try:
+            outcome = _make(state, job, part, cuts)
+        except StoppedError:
+            return
+        except Exception as error:
+            outcome = state.named(error, "transform", part.chunk, part.row)
+        job.made.append((part, outcome))
+        failed = isinstance(outcome, Exception)
+        del outcome
+        starving = state.hungry and state.wanted == job.made[0][0].number
+        if failed or starving or len(job.made) == making.left:
+            with state.lock:
+                _deliver(state, job)
+        if failed:
+            return
+
+
+def _deliver(state: RunState[Any], job: _Job) -> None:
+    """Lay the batches that are made ready for the consumer. The caller holds the lock."""
+    if not job.made:
         return
-    except Exception as error:
-        outcome = state.named(error, "transform", job.chunk, job.row)
-    with state.lock:
-        clock, schedule, run = state.clocks.transform, state.schedule, state.run
-        clock.busy_s += since(began) - job.waited_s
-        clock.wait_s += job.waited_s
-        clock.rows += run.rows_through(number) - run.rows_through(number - 1)
+    clock, schedule, run, now = state.clocks.transform, state.schedule, state.run, perf_counter()
+    clock.busy_s += now - job.began - job.waited_s
+    clock.wait_s += job.waited_s
+    job.began, job.waited_s = now, 0.0
+    clock.rows += run.rows_through(job.made[-1][0].number) - run.rows_through(job.made[0][0].number - 1)
+    for part, outcome in job.made:
         if isinstance(outcome, Exception):
-            schedule.stop_after(number)
-        schedule.end_batch(number, 0 if isinstance(outcome, Exception) else outcome.nbytes)
-        state.budget.saw_batch(job.nbytes)
-        if job.holds is not None:
-            schedule.release(job.holds)
-        state.deliver(number, outcome)
-        state.bytes_changed(idle=True)
+            schedule.stop_after(part.number)
+            schedule.give_up(job.making)
+        else:
+            schedule.end_batch(job.making, part.number, outcome.nbytes)
+        state.budget.saw_batch(part.nbytes)
+        if part.holds is not None:
+            schedule.release(part.holds)
+        state.deliver(part.number, outcome)
+    job.made.clear()
+    state.bytes_changed(idle=True)
 
 
-def _make(state: RunState[T], job: _Job) -> Delivery[T]:
-    cuts = state.run.cuts(job.number)
+def _make(state: RunState[T], job: _Job, part: _Part, cuts: tuple[Cut, ...]) -> Delivery[T]:
+    gathered = _gather(state, job, part, cuts)
+    step, transform = state.step, state.transform
+    _claim(state, job, part, transform.cost(gathered))
+    value = step("transform", number=part.number, work=lambda: transform.run(gathered))
+    if transform.rows is not None and transform.rows(value) != gathered.rows:
+        raise RuntimeError(f"expected {gathered.rows} rows of the transform, found {transform.rows(value)}")
+    return Delivery(value, part.bad, part.first_bad, transform.nbytes(value))
+
+
+def _gather(state: RunState[Any], job: _Job, part: _Part, cuts: tuple[Cut, ...]) -> RawBatch:
+    """Take a batch's rows out of its windows."""
     spans = [span for cut in cuts for span in cut.spans]
     joiner = None if len(spans) == 1 else state.keeping.joiner(sum(stop - start for start, stop in spans))
     raw: RawBatch | None = None
-    bad: tuple[FoundBadRow, ...] = ()
-    first_bad: FoundBadRow | None = None
     for cut in cuts:
-        window, ordered = _await_window(state, cut.window, job)
+        window, ordered = _await_window(state, cut.window, job, part)
         if cut is cuts[0]:
-            job.chunk, job.row = window.chunks[0], 0 if state.run.order.shuffled else cut.spans[0][0]
+            part.chunk, part.row = window.chunks[0], 0 if state.run.order.shuffled else cut.spans[0][0]
         missing = tuple(row for start, stop in cut.spans for row in ordered.bad_between(start, stop))
         if joiner is not None or missing:
-            _claim(state, job, window.nbytes * total(cut.spans) // max(1, window.rows))
+            _claim(state, job, part, window.nbytes * total(cut.spans) // max(1, window.rows))
         for start, stop in cut.spans:
             raw = ordered.rows(start, stop)
             if joiner is not None:
                 joiner.add(raw)
-        if missing and first_bad is None:
-            first_bad = ordered.first_bad(window.spans)
-        bad += missing
+        if missing and part.first_bad is None:
+            part.first_bad = ordered.first_bad(window.spans)
+        part.bad += missing
         if cut is not cuts[-1]:  # its rows were copied: no window is held while waiting for the next one
             raw = None
             del window, ordered
             with state.lock:
                 state.schedule.release(cut.window)
                 state.bytes_changed()
-            job.holds = None
+            part.holds = None
     assert raw is not None
-    only, step, transform = raw, partial(state.step, number=job.number), state.transform
-    gathered: RawBatch = step("gather", work=(lambda: only) if joiner is None else joiner.finish)
-    expected = sum(total(cut.spans) for cut in cuts) - len(bad)
+    only = raw
+    gathered: RawBatch = state.step(
+        "gather", number=part.number, work=(lambda: only) if joiner is None else joiner.finish
+    )
+    expected = sum(total(cut.spans) for cut in cuts) - len(part.bad)
     if gathered.rows != expected:  # its columns were counted when the window was put in order
         raise RuntimeError(f"expected {expected} rows in the batch, found {gathered.rows}")
-    _claim(state, job, transform.cost(gathered))
-    value = step("transform", work=lambda: transform.run(gathered))
-    if transform.rows is not None and transform.rows(value) != gathered.rows:
-        raise RuntimeError(f"expected {gathered.rows} rows of the transform, found {transform.rows(value)}")
-    return Delivery(value, bad, first_bad, transform.nbytes(value))
+    return gathered
 
 
-def _claim(state: RunState[Any], job: _Job, more: int) -> None:
+def _claim(state: RunState[Any], job: _Job, part: _Part, more: int) -> None:
     """Wait until there is room for what a batch is now known to take."""
-    job.nbytes += more
+    part.nbytes += more
     began = perf_counter()
-    if not state.grow_batch(job.number, job.nbytes):
+    if not state.grow(job.making, part.number, part.nbytes, lambda: _deliver(state, job)):
         raise StoppedError
     job.waited_s += since(began)
 
 
-def _await_window(state: RunState[Any], number: int, job: _Job) -> tuple[Window, OrderedWindow]:
+def _await_window(state: RunState[Any], number: int, job: _Job, part: _Part) -> tuple[Window, OrderedWindow]:
     began = perf_counter()
     with state.lock:
         while (window := state.schedule.ready(number)) is None:
@@ -139,7 +188,7 @@ def _await_window(state: RunState[Any], number: int, job: _Job) -> tuple[Window,
                 raise StoppedError
             state.stand(state.window_ready)
     job.waited_s += since(began)
-    job.holds = number
+    part.holds = number
     if window.error is not None:
         raise window.error[1]
     assert window.ordered is not None

@@ -1,4 +1,4 @@
-"""Windows and chunks on their way: what the schedule knows of each."""
+"""Windows, chunks and batches on their way: what the schedule knows of each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from intune_gpu.core.source import HalfRead
 from intune_gpu.engine.gather import Assembly, OrderedWindow
-from intune_gpu.engine.order import Segments
+from intune_gpu.engine.order import Cut, Segments
 
 
 @dataclass(eq=False, slots=True)
@@ -72,3 +72,24 @@ class Read:
     def place(self) -> tuple[int, int]:
         """Where it stands in the order in which rows are wanted."""
         return self.window.number, self.position
+
+
+@dataclass(eq=False, slots=True)
+class Making:
+    """Batches that one transformer makes one after another, begun together.
+
+    Attributes:
+        first: number of the first of them, in the run.
+        cuts: where the rows of each stand; of more than one batch all in one window.
+        charges: bytes of each, until it is finished.
+        left: how many are not finished.
+    """
+
+    first: int
+    cuts: tuple[tuple[Cut, ...], ...]
+    charges: list[int]
+    left: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """None is finished yet."""
+        self.left = len(self.cuts)
