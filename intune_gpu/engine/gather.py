@@ -50,6 +50,8 @@ class OrderedWindow:
 
     def bad_between(self, start: int, stop: int) -> tuple[FoundBadRow, ...]:
         """Return the bad rows at places `start` to `stop`."""
+        if not self.bad:
+            return ()
         a, b = np.searchsorted(self.bad_places, (start, stop))
         return self.bad[a:b]
 
@@ -60,6 +62,8 @@ class OrderedWindow:
 
     def rows(self, start: int, stop: int) -> RawBatch:
         """Return the good rows at places `start` to `stop`: slices where all are good, else copies."""
+        if not self.bad:
+            return self.raw.slice(start, stop)
         a, b = np.searchsorted(self.bad_places, (start, stop))
         if a == b:
             return self.raw.slice(start, stop)

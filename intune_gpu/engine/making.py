@@ -25,6 +25,7 @@ def host_transform(program: Program, source: Source, batch_size: int) -> Transfo
         lambda batch: len(batch.label),
         cost=program.cost,
         window_bytes=program.window_bytes,
+        run_parts=program.run_parts,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,7 @@ class Program:
         self._wirings: dict[tuple[str, ...], _Wiring] = {}
         self._layouts: dict[tuple[int, int], _Layout] = {}
         self._plain: dict[int, _Ids] = {}
+        self._repeats: dict[tuple[tuple[str, ...], int, int], list[tuple[IdGroup, Any, Any]]] = {}
         self.dictionaries = Dictionaries()
 
     @property
@@ -150,7 +151,68 @@ class Program:
             scratch = np.empty((rows, 1), np.float32)
             numeric.run(table.table, which, rows, scratch)
             values[starts[i] : starts[i] + rows] = np.nan_to_num(scratch[:, 0], copy=False, nan=0.0)  # missing: id 0
-        sparse = KeyedJaggedTensor(keys=self.keys, values=torch.from_numpy(values), lengths=ids.lengths, stride=rows)
+        return self._batch(dense, values, ids.lengths, label, rows)
+
+    def run_parts(self, raw: RawBatch, rows: int) -> list[Batch]:
+        """Return what `run` makes of every `rows` rows, the last of fewer.
+
+        Where no feature is a list, all are made by one call of each loop, and share one buffer: a call costs as much as
+        hundreds of rows, and each lets go of Python's lock, for which it then waits.
+
+        Args:
+            raw: their rows, one batch behind the other.
+            rows: of a batch.
+        """
+        whole, table = raw.rows // rows, raw.addresses
+        if self.groups.lists or table.dictionaries or whole < 2:
+            return [self.run(raw.slice(i, min(i + rows, raw.rows))) for i in range(0, raw.rows, rows)]
+        made = self._run_alike(table, whole, rows)
+        return made if whole * rows == raw.rows else [*made, self.run(raw.slice(whole * rows, raw.rows))]
+
+    def _run_alike(self, table: Addresses, batches: int, rows: int) -> list[Batch]:
+        """Make batches of one size and one id a row: for the loops over ids, each has columns of its own."""
+        wiring, ids = self._wirings.get(table.names) or self._wire(table.names), self._one_id_a_row(rows)
+        all_rows, total, starts = batches * rows, ids.total, ids.starts
+        dense, label, values = self._allocate(all_rows, batches * total)
+        self.groups.label.run(table.table, wiring.label, all_rows, label.reshape(all_rows, 1))
+        for numeric, which in wiring.dense:
+            numeric.run(table.table, which, all_rows, dense)
+        steps = np.arange(batches, dtype=np.int64)[:, None, None] * (rows * table.step)
+        tables = (table.table + steps).reshape(-1, 4)
+        for group, which, begins in self._repeated(table.names, wiring, ids, batches, rows):
+            group.run(tables, which, rows, values, begins)
+        parts = [slice(k * rows, (k + 1) * rows) for k in range(batches)]
+        each = values.reshape(batches, total)
+        for k, ids_of_one in enumerate(each if self.groups.crosses else ()):
+            self.run_crosses(table.at(k * rows), rows, ids_of_one, starts)
+        for (i, numeric), which in zip(self.groups.bucketized, wiring.bucketized, strict=True):
+            scratch = np.empty((all_rows, 1), np.float32)
+            numeric.run(table.table, which, all_rows, scratch)
+            whole = np.nan_to_num(scratch[:, 0], copy=False, nan=0.0)  # missing: id 0
+            each[:, starts[i] : starts[i] + rows] = whole.reshape(batches, rows)
+        return [self._batch(dense[part], each[k], ids.lengths, label[part], rows) for k, part in enumerate(parts)]
+
+    def _repeated(
+        self, names: tuple[str, ...], wiring: _Wiring, ids: _Ids, batches: int, rows: int
+    ) -> list[tuple[IdGroup, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """Return the groups of single values once for each batch: (group, rows of the table, starts)."""
+        known = self._repeats.get((names, batches, rows))
+        if known is None:
+            if len(self._repeats) >= MAX_SIZES:
+                self._repeats.clear()
+            turns = np.arange(batches, dtype=np.int64)[:, None]
+            known = self._repeats[names, batches, rows] = [
+                (
+                    replace(group, parameters=np.concatenate([group.parameters] * batches)),
+                    (turns * len(names) + which).reshape(-1),
+                    (turns * ids.total + begins).reshape(-1),
+                )
+                for (group, which), begins in zip(wiring.singles, ids.of_singles, strict=True)
+            ]
+        return known
+
+    def _batch(self, dense: Any, values: Any, lengths: torch.Tensor, label: Any, rows: int) -> Batch:
+        sparse = KeyedJaggedTensor(keys=self.keys, values=torch.from_numpy(values), lengths=lengths, stride=rows)
         return Batch(torch.from_numpy(dense), sparse, torch.from_numpy(label))
 
     def _one_id_a_row(self, rows: int) -> _Ids:

@@ -209,6 +209,10 @@ class Schedule:
                 self._done(late)
             self._future = iter(())
 
+    def window(self, number: int) -> Window:
+        """Return a window that somebody holds."""
+        return self._live[number]
+
     def ready(self, number: int) -> Window | None:
         """Return a window once it is decoded, or has failed for good."""
         window = self._live.get(number)

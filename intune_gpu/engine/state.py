@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Generic, TypeVar
@@ -39,6 +39,7 @@ class Transform(Generic[T]):
         cost: bytes that making a batch of these rows takes, its finished form included; 0 where it cannot tell.
         window_bytes: what is kept for these rows of a window as long as it lives.
         kept_bytes: tells what is held whatever is made.
+        run_parts: the same as `run` of every so many rows, in one go; None where that is not cheaper.
     """
 
     run: Callable[[RawBatch], T]
@@ -49,6 +50,7 @@ class Transform(Generic[T]):
     cost: Callable[[RawBatch], int] = lambda raw: 0
     window_bytes: Callable[[RawBatch], int] = lambda raw: 0
     kept_bytes: Callable[[], int] = lambda: 0
+    run_parts: Callable[[RawBatch, int], list[T]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,15 @@ class RunState(Generic[T]):
             self.may_read.notify()
         condition.wait()
         self.schedule.blocked -= 1
+
+    def grows(self, making: Making, nbytes: Sequence[int]) -> bool:
+        """Whether batches in the making may each be of so many bytes at once, of which they are charged if so."""
+        if all(more <= charged for more, charged in zip(nbytes, making.charges, strict=True)):
+            return True
+        with self.lock:
+            now = range(making.first, making.first + len(nbytes))
+            budget = self.plan.prefetch_bytes
+            return all(self.schedule.grow(making, n, b, budget, -1) for n, b in zip(now, nbytes, strict=True))
 
     def grow(self, making: Making, number: int, nbytes: int, before: Callable[[], None]) -> bool:
         """Wait until there is room for a batch in the making to be of `nbytes`; False if the run is closed.

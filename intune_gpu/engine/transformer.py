@@ -26,6 +26,8 @@ class _Job:
 
     Attributes:
         making: which.
+        together: their rows, where they stand one behind the other and may be made in one go.
+        values: what was made of these.
         made: those that are made and not delivered.
         began: when what the clocks do not know of began.
         waited_s: how much of it was waiting.
@@ -33,6 +35,8 @@ class _Job:
 
     making: Making
     began: float
+    together: RawBatch | None = None
+    values: list[Any] | None = None
     made: list[_Made] = field(default_factory=list)
     waited_s: float = 0.0
 
@@ -81,6 +85,7 @@ def next_batches(state: RunState[Any], index: int) -> Making | None:
 def do_batches(state: RunState[Any], making: Making) -> None:
     """Make batches, one after another; what goes wrong is delivered in its batch's place, and is the last."""
     job = _Job(making, perf_counter())
+    job.together = _rows_together(state, making)
     for number, cuts in enumerate(making.cuts, making.first):
         part = _Part(number)
         outcome: Delivery[Any] | Exception
@@ -124,13 +129,57 @@ def _deliver(state: RunState[Any], job: _Job) -> None:
     state.bytes_changed(idle=True)
 
 
+def _rows_together(state: RunState[Any], making: Making) -> RawBatch | None:
+    """Return the rows of all batches, where they can be made in one go and there is room for that now."""
+    if state.transform.run_parts is None or len(making.cuts) == 1:
+        return None
+    spans = [cuts[0].spans[0] for cuts in making.cuts]
+    ends = [stop for _, stop in spans]
+    if any(len(cuts[0].spans) > 1 for cuts in making.cuts) or ends[:-1] != [start for start, _ in spans[1:]]:
+        return None
+    with state.lock:
+        window = state.schedule.ready(making.cuts[0][0].window)
+    if window is None or window.ordered is None or window.ordered.bad_between(spans[0][0], ends[-1]):
+        return None
+    raw = window.ordered.rows(spans[0][0], ends[-1])
+    cost = state.transform.cost(raw)
+    return raw if state.grows(making, [cost * (stop - start) // raw.rows for start, stop in spans]) else None
+
+
 def _make(state: RunState[T], job: _Job, part: _Part, cuts: tuple[Cut, ...]) -> Delivery[T]:
-    gathered = _gather(state, job, part, cuts)
     step, transform = state.step, state.transform
+    if job.together is not None:
+        return _take_part(state, job, part, cuts[0])
+    gathered = _gather(state, job, part, cuts)
     _claim(state, job, part, transform.cost(gathered))
     value = step("transform", number=part.number, work=lambda: transform.run(gathered))
-    if transform.rows is not None and transform.rows(value) != gathered.rows:
-        raise RuntimeError(f"expected {gathered.rows} rows of the transform, found {transform.rows(value)}")
+    return _delivery(state, part, value, gathered.rows)
+
+
+def _take_part(state: RunState[T], job: _Job, part: _Part, cut: Cut) -> Delivery[T]:
+    """Return one of the batches that are made in one go: as the first comes, all are."""
+    step, together, run_parts = state.step, job.together, state.transform.run_parts
+    assert together is not None
+    assert run_parts is not None
+    window, (start, stop) = state.schedule.window(cut.window), cut.spans[0]
+    part.holds, part.nbytes = cut.window, job.making.charges[part.number - job.making.first]
+    part.chunk, part.row = window.chunks[0], 0 if state.run.order.shuffled else start
+    gathered = step("gather", number=part.number, work=lambda: together)
+    if gathered.rows != together.rows:
+        raise RuntimeError(f"expected {together.rows} rows in the batches, found {gathered.rows}")
+    if job.values is None:
+        job.values = run_parts(together, state.run.batch_size)
+    values: list[Any] = job.values
+    index = part.number - job.making.first
+    value = step("transform", number=part.number, work=lambda: values[index])
+    values[index] = None  # nothing here holds it while it is used, so that its memory can come back
+    return _delivery(state, part, value, stop - start)
+
+
+def _delivery(state: RunState[T], part: _Part, value: T, rows: int) -> Delivery[T]:
+    transform = state.transform
+    if transform.rows is not None and transform.rows(value) != rows:
+        raise RuntimeError(f"expected {rows} rows of the transform, found {transform.rows(value)}")
     return Delivery(value, part.bad, part.first_bad, transform.nbytes(value))
 
 
