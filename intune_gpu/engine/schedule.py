@@ -27,7 +27,7 @@ from intune_gpu.engine.keeping import Keeping
 from intune_gpu.engine.order import Cut, Run, WindowUse, total
 from intune_gpu.engine.windows import Making, Read, Window
 
-TOGETHER_ROWS = 1 << 14
+TOGETHER_ROWS = 1 << 15
 """Batches smaller than this are begun several at a time, up to so many rows: each beginning, end and change of threads
 costs as much as thousands of rows."""
 
