@@ -18,6 +18,7 @@ from bench.harness import Case, CheckError, Engine
 from bench.numpy_peer import NumpyTransform, Output
 from intune_gpu.engine.batch import Batch
 from intune_gpu.engine.program import Program
+from intune_gpu.engine.schedule import TOGETHER_ROWS
 
 T = TypeVar("T")
 
@@ -74,9 +75,16 @@ class _Job:
         return [(a, min(a + batch_size, self.clicks.rows)) for a in range(0, self.clicks.rows, batch_size)]
 
     def _ours(self, name: str, batch_size: int) -> Engine:
+        note = "Program on slices of rows in memory: dense, KeyedJaggedTensor, label"
+        if batch_size < TOGETHER_ROWS:
+            note += f"; {TOGETHER_ROWS // batch_size} batches a call, as Loader makes them"
+        made = self._made(batch_size)
+        return Engine(name, "ours", note, _each(made, self._cuts(max(batch_size, TOGETHER_ROWS))))
+
+    def _made(self, batch_size: int) -> Callable[[tuple[int, int]], list[Batch]]:
+        """Return what makes batches of rows `a` to `b` as the loader's workers do: small ones several at a time."""
         program, raw = self._program, self.clicks.raw()
-        note = "Program.run on slices of rows in memory: dense, KeyedJaggedTensor, label"
-        return Engine(name, "ours", note, _each(lambda ab: program.run(raw.slice(*ab)), self._cuts(batch_size)))
+        return lambda ab: program.run_parts(raw.slice(*ab), batch_size)
 
     def _one_shot(self, batch_size: int) -> Engine:
         recipe, table = click_recipe(self.seed), self.clicks.arrow()
@@ -113,10 +121,12 @@ class _Job:
         return Engine(names.COPY, "bound", note, _each(move, self._cuts(batch_size)))
 
     def _check_ours(self, batch_size: int) -> str:
-        program, raw, furthest = self._program, self.clicks.raw(), 0
-        for a, b in self._cuts(batch_size):
+        made, furthest = self._made(batch_size), 0
+        together = self._cuts(max(batch_size, TOGETHER_ROWS))
+        batches = (batch for ab in together for batch in made(ab))
+        for batch, (a, b) in zip(batches, self._cuts(batch_size), strict=True):
             wanted = exact_output(self.clicks, a, b, self.seed)
-            furthest = max(furthest, check_batch(names.OURS, program.run(raw.slice(a, b)), wanted))
+            furthest = max(furthest, check_batch(names.OURS, batch, wanted))
         return (
             f"{names.OURS}, {names.batches(batch_size)}: ids, lengths and labels of {self.clicks.rows} rows equal "
             f"NumPy's XXH64, dense within {furthest} ulp of float64"
@@ -128,7 +138,7 @@ class _Job:
         if self.index_dtype == "int64":
             one_shot: Batch = ig.transform(clicks.arrow().slice(a, b - a), click_recipe(self.seed))
             check_batch("ig.transform", one_shot, wanted)
-            found.append("ig.transform: the first batch equals Program.run's")
+            found.append("ig.transform: the first batch equals Program's")
         out = Output.empty(b - a, self.index_dtype)
         NumpyTransform(self.seed).run(clicks, a, b, out)
         distance = check_dense("NumPy", out.dense, wanted.dense, PEER_MAX_ULP)
