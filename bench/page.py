@@ -93,6 +93,7 @@ def write(reports: Sequence[Report], left_out: Sequence[str], folder: Path) -> P
     measured = [one for one in reports if one["cases"] or one["figures"]]
     lines = [*_head(reports), *_not_measured(reports, left_out)]
     lines += ["## Targets", "", *page_tables.targets(measured)]
+    lines += ["What takes the time where one is missed, and what was tried: docs/performance.md.", ""]
     for one in measured:
         lines += [f"## Suite `{one['suite']}`", ""]
         for drawing in drawings(one):
