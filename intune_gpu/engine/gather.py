@@ -62,11 +62,9 @@ class OrderedWindow:
 
     def rows(self, start: int, stop: int) -> RawBatch:
         """Return the good rows at places `start` to `stop`: slices where all are good, else copies."""
-        if not self.bad:
+        if not self.bad_between(start, stop):
             return self.raw.slice(start, stop)
         a, b = np.searchsorted(self.bad_places, (start, stop))
-        if a == b:
-            return self.raw.slice(start, stop)
         good = np.delete(np.arange(start, stop, dtype=np.int64), self.bad_places[a:b] - start)
         return RawBatch({name: take(column, good) for name, column in self.raw.columns.items()}, len(good))
 
