@@ -103,7 +103,7 @@ class Pipeline(Generic[T]):
             raise outcome
         with state.lock:
             state.wanted += 1
-            state.schedule.finished_bytes -= outcome.nbytes
+            state.schedule.charges.finished_bytes -= outcome.nbytes
             state.bytes_changed()
         return outcome
 
@@ -217,4 +217,4 @@ class Pipeline(Generic[T]):
         self._count()
 
     def _count(self) -> None:
-        self._state.schedule.threads = sum(stage == "read" for stage, _ in self._workers)
+        self._state.schedule.charges.threads = sum(stage == "read" for stage, _ in self._workers)

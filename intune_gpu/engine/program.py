@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,7 @@ MAX_IDS = 2**31 - 1
 MAX_SIZES = 16
 """Sizes of batches that are remembered; a run has two, a caller may have many."""
 _FIRST = np.zeros(1, np.int64)
+Floats = npt.NDArray[np.float32]
 
 
 class Program:
@@ -135,9 +136,7 @@ class Program:
         flat, ids = ([], self._one_id_a_row(rows)) if not self.groups.lists else self._ids_of_lists(raw)
         starts = ids.starts
         dense, label, values = self._allocate(rows, ids.total)
-        self.groups.label.run(table.table, wiring.label, rows, label.reshape(rows, 1))
-        for numeric, which in wiring.dense:
-            numeric.run(table.table, which, rows, dense)
+        self._run_floats(table, wiring, dense, label)
         for (group, which), begins in zip(wiring.singles, ids.of_singles, strict=True):
             if table.dictionaries and group.physical == STRING:
                 self.dictionaries.hash(group, table, which, rows, values, begins)
@@ -147,10 +146,8 @@ class Program:
             own = Addresses.of({"": column})
             group.run(own.table, _FIRST, column.rows, values, starts[group.features])
         self.run_crosses(table, rows, values, starts)
-        for (i, numeric), which in zip(self.groups.bucketized, wiring.bucketized, strict=True):
-            scratch = np.empty((rows, 1), np.float32)
-            numeric.run(table.table, which, rows, scratch)
-            values[starts[i] : starts[i] + rows] = np.nan_to_num(scratch[:, 0], copy=False, nan=0.0)  # missing: id 0
+        for i, buckets in self._bucketized(table, wiring, rows):
+            values[starts[i] : starts[i] + rows] = buckets
         return self._batch(dense, values, ids.lengths, label, rows)
 
     def run_parts(self, raw: RawBatch, rows: int) -> list[Batch]:
@@ -174,9 +171,7 @@ class Program:
         wiring, ids = self._wirings.get(table.names) or self._wire(table.names), self._one_id_a_row(rows)
         all_rows, total, starts = batches * rows, ids.total, ids.starts
         dense, label, values = self._allocate(all_rows, batches * total)
-        self.groups.label.run(table.table, wiring.label, all_rows, label.reshape(all_rows, 1))
-        for numeric, which in wiring.dense:
-            numeric.run(table.table, which, all_rows, dense)
+        self._run_floats(table, wiring, dense, label)
         steps = np.arange(batches, dtype=np.int64)[:, None, None] * (rows * table.step)
         tables = (table.table + steps).reshape(-1, 4)
         for group, which, begins in self._repeated(table.names, wiring, ids, batches, rows):
@@ -185,12 +180,23 @@ class Program:
         each = values.reshape(batches, total)
         for k, ids_of_one in enumerate(each if self.groups.crosses else ()):
             self.run_crosses(table.at(k * rows), rows, ids_of_one, starts)
-        for (i, numeric), which in zip(self.groups.bucketized, wiring.bucketized, strict=True):
-            scratch = np.empty((all_rows, 1), np.float32)
-            numeric.run(table.table, which, all_rows, scratch)
-            whole = np.nan_to_num(scratch[:, 0], copy=False, nan=0.0)  # missing: id 0
-            each[:, starts[i] : starts[i] + rows] = whole.reshape(batches, rows)
+        for i, buckets in self._bucketized(table, wiring, all_rows):
+            each[:, starts[i] : starts[i] + rows] = buckets.reshape(batches, rows)
         return [self._batch(dense[part], each[k], ids.lengths, label[part], rows) for k, part in enumerate(parts)]
+
+    def _run_floats(self, table: Addresses, wiring: _Wiring, dense: Floats, label: Floats) -> None:
+        """Fill the (rows, D) dense features and the (rows,) labels."""
+        rows = len(label)
+        self.groups.label.run(table.table, wiring.label, rows, label.reshape(rows, 1))
+        for numeric, which in wiring.dense:
+            numeric.run(table.table, which, rows, dense)
+
+    def _bucketized(self, table: Addresses, wiring: _Wiring, rows: int) -> Iterator[tuple[int, Floats]]:
+        """Yield (feature, its (rows,) bucket numbers) of each bucketized feature; a missing value is in bucket 0."""
+        for (i, numeric), which in zip(self.groups.bucketized, wiring.bucketized, strict=True):
+            scratch = np.empty((rows, 1), np.float32)
+            numeric.run(table.table, which, rows, scratch)
+            yield i, np.nan_to_num(scratch[:, 0], copy=False, nan=0.0)
 
     def _repeated(
         self, names: tuple[str, ...], wiring: _Wiring, ids: _Ids, batches: int, rows: int

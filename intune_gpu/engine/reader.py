@@ -73,7 +73,7 @@ def _decode(state: RunState[Any], read: Read, done: _Done) -> bool:
     del finish  # it holds what was half read
     nbytes, assembly = chunk.nbytes, window.assembly
     with state.lock:
-        state.schedule.decoded(read, nbytes)
+        state.schedule.charges.decoded(read, nbytes)
         state.bytes_changed(idle=True)
     if assembly is None:
         done.ordered = step("order", work=partial(state.keeping.whole, chunk, info.file, read.chunk))
@@ -83,7 +83,7 @@ def _decode(state: RunState[Any], read: Read, done: _Done) -> bool:
         if placing is None or not _placed(state, window, placing, step):
             return True
         with state.lock:
-            state.schedule.ordering(window, assembly.order_bytes)
+            state.schedule.charges.ordering(window, assembly.order_bytes)
             state.bytes_changed(idle=True)
         done.ordered = step("order", work=assembly.finish)
         nbytes = done.ordered.nbytes
@@ -108,7 +108,7 @@ def _placed(state: RunState[Any], window: Window, placing: Placing, step: Any) -
     assert window.assembly is not None
     complete: bool = step("order", work=partial(window.assembly.place, placing))
     with state.lock:
-        state.schedule.placed(window, placing.positions)
+        state.schedule.charges.placed(window, placing.positions)
         state.bytes_changed(idle=True)
     return complete
 

@@ -1,8 +1,8 @@
 """What may start next in one epoch's run, and what it costs in bytes. Not for several threads: its user holds a lock.
 
-What is counted stands in `engine/budget.py`. A chunk may start when all that is in flight, the chunk, what stands
-unread before it, and a batch for each idle transformer fit the budget. So what the next batch needs is never shut out
-by what comes later, and a floor lets a run go on.
+What is counted stands in `engine/budget.py`, and is summed in `engine/charges.py`. A chunk may start when all that is
+in flight, the chunk, what stands unread before it, and a batch for each idle transformer fit the budget. So what the
+next batch needs is never shut out by what comes later, and a floor lets a run go on.
 
 Rows may turn out larger than they were estimated. Where a source can tell before the memory is taken, the chunk waits,
 half read, until there is room; a batch waits likewise. Only what the consumer stands waiting for goes on at any price.
@@ -21,7 +21,8 @@ from collections.abc import Iterator, Sequence
 
 from intune_gpu.core.columns import ChunkInfo
 from intune_gpu.core.source import HalfRead, Source
-from intune_gpu.engine.budget import Budget, Ordering
+from intune_gpu.engine.budget import Budget
+from intune_gpu.engine.charges import Charges
 from intune_gpu.engine.gather import OrderedWindow
 from intune_gpu.engine.keeping import Keeping
 from intune_gpu.engine.order import Cut, Run, WindowUse, total
@@ -42,28 +43,21 @@ class Schedule:
         budget: what things cost.
 
     Attributes:
-        threads: readers that run, busy or not.
+        charges: bytes of all that is in flight.
         blocked: batches in the making that wait for rows, or for room.
         ready_rows: decoded, and taken by no batch yet.
-        kept_bytes: held whatever is read or made.
     """
 
     def __init__(self, run: Run, source: Source, keeping: Keeping, budget: Budget) -> None:
         self.run = run
         self._keeping = keeping
         self._budget = budget
-        self._ordering = Ordering.of(source.schema)
+        self.charges = Charges(source, budget)
         self.next_batch = 0
         self.reading = self.blocked = 0
-        self.finished_bytes = self.ready_rows = 0
-        self.threads = self.kept_bytes = 0
-        self._reads_to_come = 0
+        self.ready_rows = 0
         self._chunks: Sequence[ChunkInfo] = source.chunks
-        self._thread_bytes = source.reader_bytes
-        self._window_bytes = 0
-        self._reading_bytes = 0
         self._making: set[Making] = set()
-        self._making_bytes = 0
         self._stop_batch = run.batches
         self._cuts: tuple[Cut, ...] = run.cuts(0) if run.batches else ()
         self._future: Iterator[WindowUse] = run.windows()
@@ -72,17 +66,6 @@ class Schedule:
         self._reads: deque[Read] = deque()
         self._parked: list[Read] = []
         self._busy_streams: set[int] = set()
-
-    @property
-    def in_flight_bytes(self) -> int:
-        """Bytes of all that has begun and is not taken; without idle memory, which the pool counts."""
-        held = self._window_bytes + self._reading_bytes + self._making_bytes + self.finished_bytes
-        return held + self.kept_bytes + self.threads * self._thread_bytes
-
-    @property
-    def to_come_bytes(self) -> int:
-        """Bytes of all that is charged which the pool is still to give, at most."""
-        return self._reads_to_come + self._making_bytes
 
     @property
     def ready_windows(self) -> int:
@@ -123,10 +106,10 @@ class Schedule:
         room = self._room(prefetch_bytes, transformers)
         held_back = set(self._busy_streams)
         parked = self._parked[0] if self._parked else None
-        if parked is not None and (self._lack(parked) <= room or self._is_needed(parked, starving)):
+        if parked is not None and (self.charges.lack(parked) <= room or self._is_needed(parked, starving)):
             del self._parked[0]
             self.reading += 1
-            self._claim(parked)
+            self.charges.claim(parked)
             return parked
         index, counted = 0, -1
         while index < len(self._reads) or self._open_window():
@@ -135,7 +118,7 @@ class Schedule:
                 return None
             if not read.window.begun and self._is_ahead(read.window, transformers, fed):
                 return None
-            room -= self._cost(read, counted)
+            room -= self.charges.cost(read, counted)
             counted = read.window.number
             if room < 0 and not (index == 0 and self._is_needed(read, starving)):
                 return None
@@ -158,34 +141,15 @@ class Schedule:
             transformers: as for `start_read`.
             starving: likewise.
         """
-        read.half = half
-        self._see(read, half.nbytes)
+        self.charges.halfway(read, half)
         self.reading -= 1
-        if self._lack(read) <= self._room(prefetch_bytes, transformers) or self._is_needed(read, starving):
+        if self.charges.lack(read) <= self._room(prefetch_bytes, transformers) or self._is_needed(read, starving):
             self.reading += 1
-            self._claim(read)
+            self.charges.claim(read)
             return True
-        self._charge(read, max(half.held_bytes, read.window.charges.get(read.position, 0)))
+        self.charges.park(read)
         insort(self._parked, read, key=lambda parked: parked.place)
         return False
-
-    def decoded(self, read: Read, nbytes: int) -> None:
-        """Charge a chunk with its actual bytes: as its window, or until it is put in place there."""
-        self._see(read, nbytes)
-        self._window_charge(read.window, nbytes - read.expected_bytes)
-        read.expected_bytes = nbytes
-        self._charge(read, 0 if read.window.assembly is None else nbytes)
-        self._taken(read)
-
-    def ordering(self, window: Window, nbytes: int) -> None:
-        """Charge a window of which all chunks are there with what putting it in order takes."""
-        self._window_charge(window, nbytes - window.order_bytes)
-        window.order_bytes = nbytes
-
-    def placed(self, window: Window, positions: Sequence[int]) -> None:
-        """Note that chunks are in place and let go of."""
-        for position in positions:
-            self._reading_bytes -= window.charges.pop(position)
 
     def end_read(self, read: Read, ordered: OrderedWindow | None, nbytes: int, error: Exception | None) -> None:
         """Note that a reader is done with a chunk: it may bring the whole window, of so many bytes, or an error."""
@@ -193,19 +157,19 @@ class Schedule:
         self.reading -= 1
         self._done(read)
         if ordered is not None:
-            self._window_charge(window, nbytes - window.nbytes)
+            self.charges.whole(window, nbytes)
             window.ordered, window.assembly = ordered, None
             window.left = total(window.spans)
             self.ready_rows += window.left
         if error is not None:
-            self._charge(read, 0)
+            self.charges.drop(read)
             if window.error is None or read.position < window.error[0]:
                 window.error = (read.position, error)
             # What comes before in order is still read, so that the first error in order is the one that is raised.
             self._reads = deque(r for r in self._reads if r.place < read.place)
             for late in [r for r in self._parked if r.place > read.place]:
                 self._parked.remove(late)
-                self._charge(late, 0)
+                self.charges.drop(late)
                 self._done(late)
             self._future = iter(())
 
@@ -239,7 +203,7 @@ class Schedule:
         if not self.has_batch:
             return None
         cost = self._budget.batch_bytes
-        room = prefetch_bytes - self.in_flight_bytes
+        room = prefetch_bytes - self.charges.in_flight_bytes
         if first != wanted and cost > room:
             return None
         if max_ahead is not None and first - wanted >= max_ahead:
@@ -253,7 +217,7 @@ class Schedule:
                 cuts.append(self._next_cuts())
         making = Making(first, tuple(cuts), [cost] * len(cuts))
         self._making.add(making)
-        self._making_bytes += cost * len(cuts)
+        self.charges.making_bytes += cost * len(cuts)
         return making
 
     def _next_cuts(self) -> tuple[Cut, ...]:
@@ -262,23 +226,6 @@ class Schedule:
         self.next_batch += 1
         self._cuts = self.run.cuts(self.next_batch) if self.next_batch < self.run.batches else ()
         return cuts
-
-    def grow(self, making: Making, number: int, nbytes: int, prefetch_bytes: int, wanted: int) -> bool:
-        """Charge one of these batches with more, where that fits or it is the wanted one; return whether it was.
-
-        Args:
-            making: which.
-            number: of the batch.
-            nbytes: what it takes.
-            prefetch_bytes: the budget.
-            wanted: the batch that the consumer gets next.
-        """
-        more = nbytes - making.charges[number - making.first]
-        if more > 0 and number != wanted and self.in_flight_bytes + more > prefetch_bytes:
-            return False
-        making.charges[number - making.first] += max(0, more)
-        self._making_bytes += max(0, more)
-        return True
 
     def release(self, number: int) -> None:
         """Note that one batch has what it needs of a window; let go of the window after its last."""
@@ -289,20 +236,18 @@ class Schedule:
         window.uses -= 1
         if window.uses == 0:
             del self._live[number]
-            self._window_bytes -= window.nbytes
+            self.charges.release(window)
 
     def end_batch(self, making: Making, number: int, nbytes: int) -> None:
         """Note that one of these batches is finished, and is of so many bytes."""
-        self._making_bytes -= making.charges[number - making.first]
-        self.finished_bytes += nbytes
-        making.charges[number - making.first] = 0
+        self.charges.finish(making, number, nbytes)
         making.left -= 1
         if not making.left:
             self._making.remove(making)
 
     def give_up(self, making: Making) -> None:
         """Note that those of these batches that are not finished will not be made."""
-        self._making_bytes -= sum(making.charges)
+        self.charges.making_bytes -= sum(making.charges)
         self._making.discard(making)
 
     def stop_after(self, number: int) -> None:
@@ -327,7 +272,7 @@ class Schedule:
 
     def _room(self, prefetch_bytes: int, transformers: int) -> int:
         idle = max(0, transformers - len(self._making))
-        return prefetch_bytes - self.in_flight_bytes - idle * self._budget.batch_bytes
+        return prefetch_bytes - self.charges.in_flight_bytes - idle * self._budget.batch_bytes
 
     def _is_needed(self, read: Read, starving: int | None) -> bool:
         if starving is None or self.reading or len(self._making) > self.blocked:
@@ -336,69 +281,20 @@ class Schedule:
             return False
         return read.window.number <= self.run.cuts(starving)[-1].window
 
-    def _cost(self, read: Read, counted: int) -> int:
-        window, info, growth = read.window, self._chunks[read.chunk], self._budget.growth
-        whole = 0 if window.begun or window.number == counted else sum(self._estimate(window, growth))
-        return whole + info.scratch_bytes + (0 if window.assembly is None else int(info.nbytes * growth))
-
-    def _estimate(self, window: Window, growth: float) -> tuple[int, int]:
-        """Return (bytes of the window's rows, bytes that putting them in order takes)."""
-        nbytes = sum(int(self._chunks[chunk].nbytes * growth) for chunk in window.chunks)
-        return nbytes, 0 if window.assembly is None else self._ordering.nbytes(window.rows, nbytes)
-
-    def _lack(self, read: Read) -> int:
-        """Return what finishing a half read chunk takes beyond what it is charged with."""
-        window, half = read.window, read.half
-        assert half is not None
-        besides = half.scratch_bytes + (0 if window.assembly is None else half.nbytes)
-        return half.nbytes - read.expected_bytes + besides - window.charges.get(read.position, 0)
-
-    def _claim(self, read: Read) -> None:
-        window, half = read.window, read.half
-        assert half is not None
-        self._window_charge(window, half.nbytes - read.expected_bytes)
-        read.expected_bytes = half.nbytes
-        self._charge(read, half.scratch_bytes + (0 if window.assembly is None else half.nbytes))
-
-    def _charge(self, read: Read, nbytes: int) -> None:
-        charges = read.window.charges
-        self._reading_bytes += nbytes - charges.get(read.position, 0)
-        charges[read.position] = nbytes
-
-    def _window_charge(self, window: Window, more: int) -> None:
-        window.nbytes += more
-        self._window_bytes += more
-
-    def _see(self, read: Read, nbytes: int) -> None:
-        self._budget.saw_chunk(nbytes / max(1, self._chunks[read.chunk].nbytes))
-
-    def _taken(self, read: Read) -> None:
-        self._reads_to_come -= read.to_come_bytes
-        read.to_come_bytes = 0
-
     def _done(self, read: Read) -> None:
-        self._taken(read)
+        self.charges.taken(read)
         read.window.reading -= 1
         stream = self._chunks[read.chunk].stream
         if stream is not None:
             self._busy_streams.discard(stream)
 
     def _begin(self, read: Read) -> None:
-        window, info = read.window, self._chunks[read.chunk]
-        read.to_come_bytes = info.pooled_bytes
-        if not window.begun:
-            window.begun, window.growth = True, self._budget.growth
-            nbytes, window.order_bytes = self._estimate(window, window.growth)
-            self._window_charge(window, nbytes + window.order_bytes)
-            if window.assembly is not None:
-                read.to_come_bytes += window.rows * self._ordering.row_bytes
-        read.expected_bytes = int(info.nbytes * window.growth)
-        self._charge(read, info.scratch_bytes + (0 if window.assembly is None else read.expected_bytes))
-        self._reads_to_come += read.to_come_bytes
+        self.charges.begin(read)
         self.reading += 1
-        window.reading += 1
-        if info.stream is not None:
-            self._busy_streams.add(info.stream)
+        read.window.reading += 1
+        stream = self._chunks[read.chunk].stream
+        if stream is not None:
+            self._busy_streams.add(stream)
 
     def _open_window(self) -> bool:
         use = next(self._future, None)

@@ -151,7 +151,7 @@ class RunState(Generic[T]):
     def held_bytes(self) -> int:
         """Bytes of all that is in flight, and of idle memory that is not about to be used for it."""
         schedule = self.schedule
-        return schedule.in_flight_bytes + max(0, self.pool.free_bytes - schedule.to_come_bytes)
+        return schedule.charges.in_flight_bytes + max(0, self.pool.free_bytes - schedule.charges.to_come_bytes)
 
     def bytes_changed(self, idle: bool = False) -> None:
         """Note the peak, and let workers look whether they may start.
@@ -163,7 +163,7 @@ class RunState(Generic[T]):
             idle: whether to look at idle memory too, and let go of what there is no room for.
         """
         schedule = self.schedule
-        held = schedule.in_flight_bytes
+        held = schedule.charges.in_flight_bytes
         self.pool.room_bytes = max(0, self.plan.prefetch_bytes - held)
         if idle:
             held += self._trim_idle(self.pool.room_bytes)
@@ -180,8 +180,8 @@ class RunState(Generic[T]):
 
     def _trim_idle(self, room: int) -> int:
         """Return the idle bytes that stay, without those that what has begun is about to take."""
-        self.schedule.kept_bytes = self.transform.kept_bytes()
-        idle, to_come = self.pool.free_bytes, self.schedule.to_come_bytes
+        self.schedule.charges.kept_bytes = self.transform.kept_bytes()
+        idle, to_come = self.pool.free_bytes, self.schedule.charges.to_come_bytes
         if idle > room + to_come:
             self.pool.trim(room + to_come)
             idle = self.pool.free_bytes
@@ -210,7 +210,7 @@ class RunState(Generic[T]):
         with self.lock:
             now = range(making.first, making.first + len(nbytes))
             budget = self.plan.prefetch_bytes
-            return all(self.schedule.grow(making, n, b, budget, -1) for n, b in zip(now, nbytes, strict=True))
+            return all(self.schedule.charges.grow(making, n, b, budget, -1) for n, b in zip(now, nbytes, strict=True))
 
     def grow(self, making: Making, number: int, nbytes: int, before: Callable[[], None]) -> bool:
         """Wait until there is room for a batch in the making to be of `nbytes`; False if the run is closed.
@@ -225,7 +225,7 @@ class RunState(Generic[T]):
         """
         with self.lock:
             waited = False
-            while not self.schedule.grow(making, number, nbytes, self.plan.prefetch_bytes, self.wanted):
+            while not self.schedule.charges.grow(making, number, nbytes, self.plan.prefetch_bytes, self.wanted):
                 if not waited:
                     before()
                     waited = True
@@ -235,7 +235,7 @@ class RunState(Generic[T]):
                 self.growing -= 1
                 if self.stopping:
                     return False
-            held = self.schedule.in_flight_bytes
+            held = self.schedule.charges.in_flight_bytes
             self.clocks.peak_in_flight_bytes = max(held, self.clocks.peak_in_flight_bytes)
             return True
 

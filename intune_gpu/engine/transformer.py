@@ -26,7 +26,7 @@ class _Job:
 
     Attributes:
         making: which.
-        together: their rows, where they stand one behind the other and may be made in one go.
+        together: their rows, where they stand one behind the other and were made in one go.
         values: what was made of these.
         made: those that are made and not delivered.
         began: when what the clocks do not know of began.
@@ -36,7 +36,7 @@ class _Job:
     making: Making
     began: float
     together: RawBatch | None = None
-    values: list[Any] | None = None
+    values: list[Any] = field(default_factory=list)
     made: list[_Made] = field(default_factory=list)
     waited_s: float = 0.0
 
@@ -85,7 +85,7 @@ def next_batches(state: RunState[Any], index: int) -> Making | None:
 def do_batches(state: RunState[Any], making: Making) -> None:
     """Make batches, one after another; what goes wrong is delivered in its batch's place, and is the last."""
     job = _Job(making, perf_counter())
-    job.together = _rows_together(state, making)
+    _make_together(state, job)
     for number, cuts in enumerate(making.cuts, making.first):
         part = _Part(number)
         outcome: Delivery[Any] | Exception
@@ -129,10 +129,21 @@ def _deliver(state: RunState[Any], job: _Job) -> None:
     state.bytes_changed(idle=True)
 
 
+def _make_together(state: RunState[Any], job: _Job) -> None:
+    """Make all batches in one go, where that can be done and there is room for it now."""
+    run_parts = state.transform.run_parts
+    if run_parts is None or len(job.making.cuts) == 1:
+        return
+    try:
+        together = _rows_together(state, job.making)
+        if together is not None:
+            job.values, job.together = run_parts(together, state.run.batch_size), together
+    except Exception:  # each is made alone instead, so that what goes wrong is told of the right one
+        pass
+
+
 def _rows_together(state: RunState[Any], making: Making) -> RawBatch | None:
-    """Return the rows of all batches, where they can be made in one go and there is room for that now."""
-    if state.transform.run_parts is None or len(making.cuts) == 1:
-        return None
+    """Return the rows of all batches, where they stand one behind the other, none is bad and there is room."""
     spans = [cuts[0].spans[0] for cuts in making.cuts]
     ends = [stop for _, stop in spans]
     if any(len(cuts[0].spans) > 1 for cuts in making.cuts) or ends[:-1] != [start for start, _ in spans[1:]]:
@@ -157,19 +168,15 @@ def _make(state: RunState[T], job: _Job, part: _Part, cuts: tuple[Cut, ...]) -> 
 
 
 def _take_part(state: RunState[T], job: _Job, part: _Part, cut: Cut) -> Delivery[T]:
-    """Return one of the batches that are made in one go: as the first comes, all are."""
-    step, together, run_parts = state.step, job.together, state.transform.run_parts
+    """Return one of the batches that were made in one go."""
+    step, together, values = state.step, job.together, job.values
     assert together is not None
-    assert run_parts is not None
     window, (start, stop) = state.schedule.window(cut.window), cut.spans[0]
     part.holds, part.nbytes = cut.window, job.making.charges[part.number - job.making.first]
     part.chunk, part.row = window.chunks[0], 0 if state.run.order.shuffled else start
     gathered = step("gather", number=part.number, work=lambda: together)
     if gathered.rows != together.rows:
         raise RuntimeError(f"expected {together.rows} rows in the batches, found {gathered.rows}")
-    if job.values is None:
-        job.values = run_parts(together, state.run.batch_size)
-    values: list[Any] = job.values
     index = part.number - job.making.first
     value = step("transform", number=part.number, work=lambda: values[index])
     values[index] = None  # nothing here holds it while it is used, so that its memory can come back

@@ -211,6 +211,24 @@ def test_an_error_among_batches_made_together_comes_in_its_place(number: int) ->
         next(stream)
 
 
+@pytest.mark.parametrize("bad", [0, 1, 5])
+def test_an_error_of_the_rows_themselves_is_told_of_the_batch_they_stand_in(bad: int) -> None:
+    def transform(raw: RawBatch) -> Rows:
+        rows = fakes.rows_of(raw)
+        if any(row[0] // 10 == bad for row in rows):
+            raise ValueError("cannot be")
+        return rows
+
+    def run_parts(raw: RawBatch, rows: int) -> list[Rows]:
+        return [transform(raw.slice(i, i + rows)) for i in range(0, raw.rows, rows)]
+
+    setting = Setting(fakes.FakeSource([200]), False, 10, plan=Plan(1, 1), transform=transform, run_parts=run_parts)
+    stream = taken(setting.pipeline())
+    assert [len(next(stream).value) for _ in range(bad)] == [10] * bad
+    with pytest.raises(StageError, match=f"transform stage in file0, rows from {10 * bad} on: ValueError: cannot"):
+        next(stream)
+
+
 # --- the budget ------------------------------------------------------------------------------------------------------
 
 
