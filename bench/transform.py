@@ -84,7 +84,15 @@ class _Job:
     def _made(self, batch_size: int) -> Callable[[tuple[int, int]], list[Batch]]:
         """Return what makes batches of rows `a` to `b` as the loader's workers do: small ones several at a time."""
         program, raw = self._program, self.clicks.raw()
-        return lambda ab: program.run_parts(raw.slice(*ab), batch_size)
+
+        def made(ab: tuple[int, int]) -> list[Batch]:
+            rows = raw.slice(*ab)
+            cuts = range(0, rows.rows, batch_size)
+            return program.run_parts(rows, batch_size) or [
+                program.run(rows.slice(a, min(a + batch_size, rows.rows))) for a in cuts
+            ]
+
+        return made
 
     def _one_shot(self, batch_size: int) -> Engine:
         recipe, table = click_recipe(self.seed), self.clicks.arrow()

@@ -35,8 +35,8 @@ def check_label(label: str | None, profiles: Sequence[Profile], sample: Sample) 
     if label not in by_name:
         close = difflib.get_close_matches(label, by_name, 1)
         names = ", ".join(list(by_name)[:_SHOWN_NAMES]) + (", ..." if len(by_name) > _SHOWN_NAMES else "")
-        hint = f'; did you mean "{close[0]}"?' if close else ""
-        raise UsageError(f'--label: expected a column, found none named "{label}"{hint} There are: {names}')
+        hint = f'did you mean "{close[0]}"? There' if close else "there"
+        raise UsageError(f'--label: expected a column, found none named "{label}"; {hint} are: {names}')
     found = by_name[label]
     where = f'--label "{label}"'
     if found.kind == "empty":

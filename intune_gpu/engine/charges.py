@@ -23,7 +23,6 @@ class Charges:
 
     Attributes:
         threads: readers that run, busy or not.
-        making_bytes: of batches in the making.
         finished_bytes: of batches that nobody has taken.
         kept_bytes: held whatever is read or made.
     """
@@ -33,19 +32,20 @@ class Charges:
         self._thread_bytes = source.reader_bytes
         self._ordering = Ordering.of(source.schema)
         self._budget = budget
-        self.threads = self.making_bytes = self.finished_bytes = self.kept_bytes = 0
-        self._window_bytes = self._reading_bytes = self._to_come_bytes = 0
+        self.threads = self.finished_bytes = self.kept_bytes = 0
+        self._making_bytes = 0
+        self._window_bytes = self._reading_bytes = self._to_come_bytes = self._held_bytes = 0
 
     @property
     def in_flight_bytes(self) -> int:
         """Bytes of all that has begun and is not taken; without idle memory, which the pool counts."""
-        held = self._window_bytes + self._reading_bytes + self.making_bytes + self.finished_bytes
+        held = self._window_bytes + self._reading_bytes + self._making_bytes + self.finished_bytes
         return held + self.kept_bytes + self.threads * self._thread_bytes
 
     @property
     def to_come_bytes(self) -> int:
         """Bytes of all that is charged which the pool is still to give, at most."""
-        return self._to_come_bytes + self.making_bytes
+        return self._to_come_bytes + self._making_bytes - self._held_bytes
 
     # --- chunks and windows ---
 
@@ -55,12 +55,18 @@ class Charges:
         whole = 0 if window.begun or window.number == counted else sum(self._estimate(window, growth))
         return whole + info.scratch_bytes + (0 if window.assembly is None else int(info.nbytes * growth))
 
-    def begin(self, read: Read) -> None:
-        """Charge a chunk that is begun, and its window with the first of them."""
+    def begin(self, read: Read, growth: float) -> None:
+        """Charge a chunk that is begun, and its window with the first of them.
+
+        Args:
+            read: which.
+            growth: how many times its estimate a window may turn out to be. What is begun at any price is charged with
+                estimates alone: it would hold no more memory, but seem to.
+        """
         window, info = read.window, self._chunks[read.chunk]
         read.to_come_bytes = info.pooled_bytes
         if not window.begun:
-            window.begun, window.growth = True, self._budget.growth
+            window.begun, window.growth = True, growth
             nbytes, window.order_bytes = self._estimate(window, window.growth)
             self._add(window, nbytes + window.order_bytes)
             if window.assembly is not None:
@@ -131,6 +137,25 @@ class Charges:
 
     # --- batches ---
 
+    def start(self, making: Making) -> None:
+        """Charge batches that are begun."""
+        self._making_bytes += sum(making.charges)
+
+    def hold(self, making: Making) -> None:
+        """Note that the pool has given what these batches take."""
+        making.is_held = True
+        self._held_bytes += sum(making.charges)
+
+    def grow_all(self, making: Making, nbytes: Sequence[int], prefetch_bytes: int) -> bool:
+        """Charge each of these batches with at least so many bytes, where all of it fits; return whether it did."""
+        grown = [max(pair) for pair in zip(making.charges, nbytes, strict=True)]
+        more = sum(grown) - sum(making.charges)
+        if self.in_flight_bytes + more > prefetch_bytes:
+            return False
+        making.charges[:] = grown
+        self._making_bytes += more
+        return True
+
     def grow(self, making: Making, number: int, nbytes: int, prefetch_bytes: int, wanted: int) -> bool:
         """Charge one of these batches with more, where that fits or it is the wanted one; return whether it was.
 
@@ -145,14 +170,23 @@ class Charges:
         if more > 0 and number != wanted and self.in_flight_bytes + more > prefetch_bytes:
             return False
         making.charges[number - making.first] += max(0, more)
-        self.making_bytes += max(0, more)
+        self._making_bytes += max(0, more)
         return True
 
     def finish(self, making: Making, number: int, nbytes: int) -> None:
         """Charge one of these batches, which is finished, with its actual bytes."""
-        self.making_bytes -= making.charges[number - making.first]
+        self._less(making, making.charges[number - making.first])
         self.finished_bytes += nbytes
         making.charges[number - making.first] = 0
+
+    def give_up(self, making: Making) -> None:
+        """Let go of those of these batches that are not finished."""
+        self._less(making, sum(making.charges))
+
+    def _less(self, making: Making, nbytes: int) -> None:
+        self._making_bytes -= nbytes
+        if making.is_held:
+            self._held_bytes -= nbytes
 
     def _estimate(self, window: Window, growth: float) -> tuple[int, int]:
         """Return (bytes of the window's rows, bytes that putting them in order takes)."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from intune_gpu.core.buffers import size_class
+from intune_gpu.core.columns import RawBatch
 from intune_gpu.core.source import Source
 from intune_gpu.engine.batch import Batch
 from intune_gpu.engine.program import Program
@@ -17,6 +20,11 @@ def host_transform(program: Program, source: Source, batch_size: int) -> Transfo
         source: of the rows.
         batch_size: rows of a batch.
     """
+
+    def run_parts(raw: RawBatch, rows: int) -> tuple[list[Batch], int] | None:
+        batches = program.run_parts(raw, rows)
+        return None if batches is None else (batches, _nbytes_together(batches))
+
     row_bytes = program.row_nbytes + program.scratch_row_nbytes + source.row_nbytes
     return Transform(
         program.run,
@@ -25,10 +33,22 @@ def host_transform(program: Program, source: Source, batch_size: int) -> Transfo
         lambda batch: len(batch.label),
         cost=program.cost,
         window_bytes=program.window_bytes,
-        run_parts=program.run_parts,
+        run_parts=None if program.groups.lists else run_parts,
     )
 
 
 def _batch_nbytes(batch: Batch) -> int:
-    made = sum(int(t.nbytes) for t in (batch.dense, batch.label, batch.sparse.values()))
-    return size_class(made) + int(batch.sparse.lengths().nbytes)
+    return size_class(_made_nbytes(batch)) + int(batch.sparse.lengths().nbytes)
+
+
+def _made_nbytes(batch: Batch) -> int:
+    return sum(int(t.nbytes) for t in (batch.dense, batch.label, batch.sparse.values()))
+
+
+def _nbytes_together(batches: Sequence[Batch]) -> int:
+    """Return the bytes of batches that share one buffer, but for a last one of fewer rows, which has its own."""
+    alike, first = len(batches), batches[0]
+    nbytes = 0
+    if len(batches[-1].label) != len(first.label):
+        alike, nbytes = alike - 1, _batch_nbytes(batches[-1])
+    return nbytes + size_class(alike * _made_nbytes(first)) + alike * int(first.sparse.lengths().nbytes)

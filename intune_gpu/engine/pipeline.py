@@ -103,7 +103,7 @@ class Pipeline(Generic[T]):
             raise outcome
         with state.lock:
             state.wanted += 1
-            state.schedule.charges.finished_bytes -= outcome.nbytes
+            state.schedule.charges.finished_bytes -= outcome.freed_bytes
             state.bytes_changed()
         return outcome
 

@@ -30,6 +30,8 @@ MAX_IDS = 2**31 - 1
 """Ids a batch may hold: TorchRec's offsets are int32."""
 MAX_SIZES = 16
 """Sizes of batches that are remembered; a run has two, a caller may have many."""
+MAX_COLUMNS = 1 << 13
+"""Columns that one call makes ids of, those of several batches counted each: tables of them are remembered."""
 _FIRST = np.zeros(1, np.int64)
 Floats = npt.NDArray[np.float32]
 
@@ -150,11 +152,12 @@ class Program:
             values[starts[i] : starts[i] + rows] = buckets
         return self._batch(dense, values, ids.lengths, label, rows)
 
-    def run_parts(self, raw: RawBatch, rows: int) -> list[Batch]:
+    def run_parts(self, raw: RawBatch, rows: int) -> list[Batch] | None:
         """Return what `run` makes of every `rows` rows, the last of fewer.
 
-        Where no feature is a list, all are made by one call of each loop, and share one buffer: a call costs as much as
-        hundreds of rows, and each lets go of Python's lock, for which it then waits.
+        All are made by one call of each loop, and share one buffer: a call costs as much as hundreds of rows, and each
+        lets go of Python's lock, for which it then waits. None where features are lists or strings of dictionaries,
+        which are made one batch a time.
 
         Args:
             raw: their rows, one batch behind the other.
@@ -162,7 +165,7 @@ class Program:
         """
         whole, table = raw.rows // rows, raw.addresses
         if self.groups.lists or table.dictionaries or whole < 2:
-            return [self.run(raw.slice(i, min(i + rows, raw.rows))) for i in range(0, raw.rows, rows)]
+            return None
         made = self._run_alike(table, whole, rows)
         return made if whole * rows == raw.rows else [*made, self.run(raw.slice(whole * rows, raw.rows))]
 
@@ -174,8 +177,11 @@ class Program:
         self._run_floats(table, wiring, dense, label)
         steps = np.arange(batches, dtype=np.int64)[:, None, None] * (rows * table.step)
         tables = (table.table + steps).reshape(-1, 4)
-        for group, which, begins in self._repeated(table.names, wiring, ids, batches, rows):
-            group.run(tables, which, rows, values, begins)
+        most = max(1, MAX_COLUMNS // max(1, len(self.keys)))
+        for k in range(0, batches, most):
+            some = tables[k * len(table.names) :]
+            for group, which, begins in self._repeated(table.names, wiring, ids, min(most, batches - k), rows):
+                group.run(some, which, rows, values[k * total :], begins)
         parts = [slice(k * rows, (k + 1) * rows) for k in range(batches)]
         each = values.reshape(batches, total)
         for k, ids_of_one in enumerate(each if self.groups.crosses else ()):

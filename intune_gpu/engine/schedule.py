@@ -31,6 +31,8 @@ from intune_gpu.engine.windows import Making, Read, Window
 TOGETHER_ROWS = 1 << 15
 """Batches smaller than this are begun several at a time, up to so many rows: each beginning, end and change of threads
 costs as much as thousands of rows."""
+TOGETHER_BATCHES = 256
+"""Not more than so many: tiny ones take more memory than their bytes, and none is looked at before the last is made."""
 
 
 class Schedule:
@@ -125,7 +127,7 @@ class Schedule:
             stream = self._chunks[read.chunk].stream
             if stream is None or stream not in held_back:
                 del self._reads[index]
-                self._begin(read)
+                self._begin(read, 1.0 if room < 0 else self._budget.growth)
                 return read
             held_back.add(stream)
             index += 1
@@ -212,12 +214,12 @@ class Schedule:
         if max_ahead is None and len(cuts[0]) == 1:
             window = cuts[0][0].window
             most = min(TOGETHER_ROWS // self.run.batch_size, -(-self._live[window].uses // transformers))
-            most = min(most, room // max(1, cost), self._stop_batch - first)
+            most = min(most, room // max(1, cost), self._stop_batch - first, TOGETHER_BATCHES)
             while len(cuts) < most and len(self._cuts) == 1 and self._cuts[0].window == window:
                 cuts.append(self._next_cuts())
         making = Making(first, tuple(cuts), [cost] * len(cuts))
         self._making.add(making)
-        self.charges.making_bytes += cost * len(cuts)
+        self.charges.start(making)
         return making
 
     def _next_cuts(self) -> tuple[Cut, ...]:
@@ -247,7 +249,7 @@ class Schedule:
 
     def give_up(self, making: Making) -> None:
         """Note that those of these batches that are not finished will not be made."""
-        self.charges.making_bytes -= sum(making.charges)
+        self.charges.give_up(making)
         self._making.discard(making)
 
     def stop_after(self, number: int) -> None:
@@ -288,8 +290,8 @@ class Schedule:
         if stream is not None:
             self._busy_streams.discard(stream)
 
-    def _begin(self, read: Read) -> None:
-        self.charges.begin(read)
+    def _begin(self, read: Read, growth: float) -> None:
+        self.charges.begin(read, growth)
         self.reading += 1
         read.window.reading += 1
         stream = self._chunks[read.chunk].stream

@@ -39,7 +39,8 @@ class Transform(Generic[T]):
         cost: bytes that making a batch of these rows takes, its finished form included; 0 where it cannot tell.
         window_bytes: what is kept for these rows of a window as long as it lives.
         kept_bytes: tells what is held whatever is made.
-        run_parts: the same as `run` of every so many rows, in one go; None where that is not cheaper.
+        run_parts: the same as `run` of every so many rows, in one go, and the bytes of all, which may share memory. It
+            gives None where that is not cheaper for these rows, and is None where it never is.
     """
 
     run: Callable[[RawBatch], T]
@@ -50,7 +51,7 @@ class Transform(Generic[T]):
     cost: Callable[[RawBatch], int] = lambda raw: 0
     window_bytes: Callable[[RawBatch], int] = lambda raw: 0
     kept_bytes: Callable[[], int] = lambda: 0
-    run_parts: Callable[[RawBatch, int], list[T]] | None = None
+    run_parts: Callable[[RawBatch, int], tuple[list[T], int] | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +63,14 @@ class Delivery(Generic[T]):
         bad: its bad rows, in the batch's order.
         first_bad: the one to raise: the first in file order of the first window in which it misses a row.
         nbytes: bytes of `value`.
+        freed_bytes: what is let go of when it is taken. Batches made together share memory: the last frees all.
     """
 
     value: T
     bad: tuple[FoundBadRow, ...]
     first_bad: FoundBadRow | None
     nbytes: int
+    freed_bytes: int
 
 
 class RunState(Generic[T]):
@@ -204,13 +207,14 @@ class RunState(Generic[T]):
         self.schedule.blocked -= 1
 
     def grows(self, making: Making, nbytes: Sequence[int]) -> bool:
-        """Whether batches in the making may each be of so many bytes at once, of which they are charged if so."""
+        """Whether batches in the making may each be of so many bytes at once, with which they are charged if so."""
         if all(more <= charged for more, charged in zip(nbytes, making.charges, strict=True)):
             return True
         with self.lock:
-            now = range(making.first, making.first + len(nbytes))
-            budget = self.plan.prefetch_bytes
-            return all(self.schedule.charges.grow(making, n, b, budget, -1) for n, b in zip(now, nbytes, strict=True))
+            if not self.schedule.charges.grow_all(making, nbytes, self.plan.prefetch_bytes):
+                return False
+            self._note_peak()
+            return True
 
     def grow(self, making: Making, number: int, nbytes: int, before: Callable[[], None]) -> bool:
         """Wait until there is room for a batch in the making to be of `nbytes`; False if the run is closed.
@@ -226,6 +230,8 @@ class RunState(Generic[T]):
         with self.lock:
             waited = False
             while not self.schedule.charges.grow(making, number, nbytes, self.plan.prefetch_bytes, self.wanted):
+                if self.stopping:
+                    return False
                 if not waited:
                     before()
                     waited = True
@@ -233,11 +239,12 @@ class RunState(Generic[T]):
                 self.growing += 1
                 self.stand(self.may_grow)
                 self.growing -= 1
-                if self.stopping:
-                    return False
-            held = self.schedule.charges.in_flight_bytes
-            self.clocks.peak_in_flight_bytes = max(held, self.clocks.peak_in_flight_bytes)
+            self._note_peak()
             return True
+
+    def _note_peak(self) -> None:
+        held = self.schedule.charges.in_flight_bytes
+        self.clocks.peak_in_flight_bytes = max(held, self.clocks.peak_in_flight_bytes)
 
     def stop(self) -> None:
         """Tell every thread to end."""

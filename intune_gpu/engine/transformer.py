@@ -28,6 +28,8 @@ class _Job:
         making: which.
         together: their rows, where they stand one behind the other and were made in one go.
         values: what was made of these.
+        nbytes: of all values.
+        costs: bytes that each took in the making.
         made: those that are made and not delivered.
         began: when what the clocks do not know of began.
         waited_s: how much of it was waiting.
@@ -37,6 +39,8 @@ class _Job:
     began: float
     together: RawBatch | None = None
     values: list[Any] = field(default_factory=list)
+    nbytes: int = 0
+    costs: list[int] = field(default_factory=list)
     made: list[_Made] = field(default_factory=list)
     waited_s: float = 0.0
 
@@ -87,6 +91,8 @@ def do_batches(state: RunState[Any], making: Making) -> None:
     job = _Job(making, perf_counter())
     _make_together(state, job)
     for number, cuts in enumerate(making.cuts, making.first):
+        if state.stopping:
+            return
         part = _Part(number)
         outcome: Delivery[Any] | Exception
         try:
@@ -135,15 +141,19 @@ def _make_together(state: RunState[Any], job: _Job) -> None:
     if run_parts is None or len(job.making.cuts) == 1:
         return
     try:
-        together = _rows_together(state, job.making)
-        if together is not None:
-            job.values, job.together = run_parts(together, state.run.batch_size), together
+        together = _rows_together(state, job)
+        made = None if together is None else run_parts(together, state.run.batch_size)
     except Exception:  # each is made alone instead, so that what goes wrong is told of the right one
-        pass
+        return
+    if made is not None:
+        job.together, (job.values, job.nbytes) = together, made
+        with state.lock:
+            state.schedule.charges.hold(job.making)
 
 
-def _rows_together(state: RunState[Any], making: Making) -> RawBatch | None:
+def _rows_together(state: RunState[Any], job: _Job) -> RawBatch | None:
     """Return the rows of all batches, where they stand one behind the other, none is bad and there is room."""
+    making = job.making
     spans = [cuts[0].spans[0] for cuts in making.cuts]
     ends = [stop for _, stop in spans]
     if any(len(cuts[0].spans) > 1 for cuts in making.cuts) or ends[:-1] != [start for start, _ in spans[1:]]:
@@ -154,7 +164,8 @@ def _rows_together(state: RunState[Any], making: Making) -> RawBatch | None:
         return None
     raw = window.ordered.rows(spans[0][0], ends[-1])
     cost = state.transform.cost(raw)
-    return raw if state.grows(making, [cost * (stop - start) // raw.rows for start, stop in spans]) else None
+    job.costs = [cost * (stop - start) // raw.rows for start, stop in spans]
+    return raw if state.grows(making, job.costs) else None
 
 
 def _make(state: RunState[T], job: _Job, part: _Part, cuts: tuple[Cut, ...]) -> Delivery[T]:
@@ -164,7 +175,8 @@ def _make(state: RunState[T], job: _Job, part: _Part, cuts: tuple[Cut, ...]) -> 
     gathered = _gather(state, job, part, cuts)
     _claim(state, job, part, transform.cost(gathered))
     value = step("transform", number=part.number, work=lambda: transform.run(gathered))
-    return _delivery(state, part, value, gathered.rows)
+    nbytes = transform.nbytes(value)
+    return _delivery(state, part, value, gathered.rows, (nbytes, nbytes))
 
 
 def _take_part(state: RunState[T], job: _Job, part: _Part, cut: Cut) -> Delivery[T]:
@@ -172,22 +184,26 @@ def _take_part(state: RunState[T], job: _Job, part: _Part, cut: Cut) -> Delivery
     step, together, values = state.step, job.together, job.values
     assert together is not None
     window, (start, stop) = state.schedule.window(cut.window), cut.spans[0]
-    part.holds, part.nbytes = cut.window, job.making.charges[part.number - job.making.first]
+    index = part.number - job.making.first
+    part.holds, part.nbytes = cut.window, job.costs[index]
     part.chunk, part.row = window.chunks[0], 0 if state.run.order.shuffled else start
     gathered = step("gather", number=part.number, work=lambda: together)
     if gathered.rows != together.rows:
         raise RuntimeError(f"expected {together.rows} rows in the batches, found {gathered.rows}")
-    index = part.number - job.making.first
     value = step("transform", number=part.number, work=lambda: values[index])
     values[index] = None  # nothing here holds it while it is used, so that its memory can come back
-    return _delivery(state, part, value, stop - start)
+    share = job.nbytes // len(values)
+    if part.number != job.making.first + len(values) - 1:
+        return _delivery(state, part, value, stop - start, (share, 0))
+    job.together = None  # its window is let go of as this one is delivered
+    return _delivery(state, part, value, stop - start, (job.nbytes - share * (len(values) - 1), job.nbytes))
 
 
-def _delivery(state: RunState[T], part: _Part, value: T, rows: int) -> Delivery[T]:
+def _delivery(state: RunState[T], part: _Part, value: T, rows: int, nbytes: tuple[int, int]) -> Delivery[T]:
     transform = state.transform
     if transform.rows is not None and transform.rows(value) != rows:
         raise RuntimeError(f"expected {rows} rows of the transform, found {transform.rows(value)}")
-    return Delivery(value, part.bad, part.first_bad, transform.nbytes(value))
+    return Delivery(value, part.bad, part.first_bad, *nbytes)
 
 
 def _gather(state: RunState[Any], job: _Job, part: _Part, cuts: tuple[Cut, ...]) -> RawBatch:

@@ -83,12 +83,14 @@ class Making:
         cuts: where the rows of each stand; of more than one batch all in one window.
         charges: bytes of each, until it is finished.
         left: how many are not finished.
+        is_held: whether the memory that all of them take is taken.
     """
 
     first: int
     cuts: tuple[tuple[Cut, ...], ...]
     charges: list[int]
     left: int = field(init=False)
+    is_held: bool = False
 
     def __post_init__(self) -> None:
         """None is finished yet."""

@@ -75,8 +75,10 @@ def read_decisions(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or error
         raise DataError(
-            f"{path}: expected the decisions of a run with a tuner, found {error}; train with --tuner hillclimb"
+            f"{path}: expected the decisions of a run with a tuner, found {why}; name a run's folder, as training's "
+            "last lines do (--tuner off leaves no decisions)"
         ) from error
     found = []
     for number, line in enumerate(lines, 1):

@@ -176,6 +176,7 @@ def test_movielens_leaves_out_what_the_label_was_made_of(run: Run) -> None:
     [
         (None, "--label: expected the column to learn, found none; these hold 0 and 1 only: y"),
         ("citi", '--label: expected a column, found none named "citi"; did you mean "city"?'),
+        ("q", '--label: expected a column, found none named "q"; there are: y, city, day, '),
         ("city", '--label "city": expected numbers 0 and 1, found text such as'),
         ("stars", '--label "stars": expected values from 0 to 1, found 1 to 5; training learns a probability'),
         ("void", '--label "void": expected 0 and 1, found no value at all'),

@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from intune_gpu.core.buffers import BufferPool
+from intune_gpu.core.columns import RawBatch
 from intune_gpu.core.plan import MAX_WORKERS, Plan
 from intune_gpu.core.source import HalfRead
 from intune_gpu.engine.budget import SEEN, Budget, Costs, Seen, costs_of
@@ -51,11 +52,20 @@ def true_source(source: GrowingSource) -> fakes.FakeSource:
     return true
 
 
-def transform_of(batch_size: int, times: float) -> Transform[Any]:
+def transform_of(batch_size: int, times: float, together: bool = False) -> Transform[Any]:
     """Batches that take `times` what was estimated, and say so before they are made."""
     cost = int(ROW_COST * times)
+
+    def run_parts(raw: RawBatch, rows: int) -> tuple[list[list[fakes.Row]], int]:
+        made = [fakes.rows_of(raw.slice(i, min(i + rows, raw.rows))) for i in range(0, raw.rows, rows)]
+        return made, cost * raw.rows
+
     return Transform(
-        fakes.rows_of, lambda rows: cost * len(rows), batch_size * ROW_COST, cost=lambda raw: raw.rows * cost
+        fakes.rows_of,
+        lambda rows: cost * len(rows),
+        batch_size * ROW_COST,
+        cost=lambda raw: raw.rows * cost,
+        run_parts=run_parts if together else None,
     )
 
 
@@ -68,16 +78,29 @@ def costs(source: fakes.FakeSource, shuffle: bool, batch_bytes: int) -> Costs:
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12),
     growth=st.lists(st.sampled_from([0.5, 1.0, 1.0, 3.0, 20.0]), min_size=12, max_size=12),
     batch=st.tuples(st.integers(1, 90), st.sampled_from([0.5, 1.0, 8.0])),
+    together=st.booleans(),
     shuffle=st.booleans(),
     scratch=st.sampled_from([0, 5000]),
     workers=st.tuples(st.integers(1, 6), st.integers(1, 4)),
     spare=st.sampled_from([0, 0, 2000, 50_000]),
     seed=st.integers(0, 2**16),
 )
+@example(  # a dear chunk, and behind it one whose estimate, times that, is far more than it takes
+    sizes=[1] * 8 + [4],
+    growth=[0.5] * 7 + [20.0] + [0.5] * 4,
+    batch=(1, 0.5),
+    together=False,
+    shuffle=False,
+    scratch=0,
+    workers=(1, 1),
+    spare=0,
+    seed=0,
+)
 def test_no_sizes_plans_or_budgets_stop_a_run(
     sizes: list[int],
     growth: list[float],
     batch: tuple[int, float],
+    together: bool,
     shuffle: bool,
     scratch: int,
     workers: tuple[int, int],
@@ -92,7 +115,7 @@ def test_no_sizes_plans_or_budgets_stop_a_run(
     order = epoch_order(source.chunks, seed=5, epoch=1, shuffle=shuffle, window_rows=WINDOW_ROWS)
     run, clocks = Run(order, ((0, order.rows),), batch_size, False), Clocks()
     plan = Plan(*workers, prefetch)
-    transform = transform_of(batch_size, times)
+    transform = transform_of(batch_size, times, together)
     pipeline = Pipeline(source, run, transform, plan, clocks, BufferPool(), budget=Budget(estimated))
     assert estimated.floor(pipeline.plan.readers, pipeline.plan.transformers) <= prefetch
     got: list[fakes.Row] = []
@@ -166,6 +189,54 @@ def test_idle_memory_counts_and_makes_room() -> None:
         pass
     pipeline.close()
     assert clocks.peak_in_flight_bytes <= plan.prefetch_bytes
+
+
+def test_a_dear_batch_is_forgotten_where_small_ones_are_made_together() -> None:
+    source = fakes.FakeSource([200] * 40)
+    estimated = costs(source, False, 10 * ROW_COST)
+    order = epoch_order(source.chunks, seed=5, epoch=1, shuffle=False, window_rows=WINDOW_ROWS)
+    dear = {"until": 300}
+
+    def cost(raw: RawBatch) -> int:
+        return raw.rows * ROW_COST * (10 if fakes.values(raw.columns["row"])[0] < dear["until"] else 1)
+
+    transform = replace(transform_of(10, 1.0, together=True), cost=cost)
+    budget, run = Budget(estimated), Run(order, ((0, order.rows),), 10, False)
+    plan = Plan(2, 2, estimated.floor(2, 2) + 500 * ROW_COST)
+    pipeline = Pipeline(source, run, transform, plan, Clocks(), BufferPool(), budget=budget)
+    seen = []
+    while pipeline.take() is not None:
+        seen.append(budget.batch_bytes)
+    pipeline.close()
+    assert max(seen) == 100 * ROW_COST
+    assert seen[-1] == 10 * ROW_COST
+
+
+def test_a_batch_that_waits_for_room_ends_with_the_run() -> None:
+    source, reached, may = fakes.FakeSource([100] * 8), threading.Event(), threading.Event()
+    estimated = costs(source, False, 100 * ROW_COST)
+    order = epoch_order(source.chunks, seed=5, epoch=1, shuffle=False, window_rows=WINDOW_ROWS)
+
+    def cost(raw: RawBatch) -> int:
+        if fakes.values(raw.columns["row"])[0] == 100:  # not the batch that is wanted: it has to wait for room
+            reached.set()
+            assert may.wait(30)
+            return 1 << 40
+        return raw.rows * ROW_COST
+
+    transform = replace(transform_of(100, 1.0), cost=cost)
+    plan, run = Plan(1, 2, estimated.floor(1, 2) + 300 * ROW_COST), Run(order, ((0, order.rows),), 100, False)
+    pipeline = Pipeline(source, run, transform, plan, Clocks(), BufferPool(), budget=Budget(estimated))
+    pipeline._start(0.0)
+    assert reached.wait(30)
+    closing = threading.Thread(target=pipeline.close)
+    closing.start()
+    while not pipeline._state.stopping:
+        time.sleep(0.001)
+    may.set()
+    began = time.monotonic()
+    closing.join(30)
+    assert time.monotonic() - began < 3, "a thread waited for room that nobody would make"
 
 
 def test_seen() -> None:

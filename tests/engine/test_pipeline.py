@@ -61,13 +61,21 @@ class Setting:
     plan: Plan = Plan(2, 2)  # noqa: RUF009 - frozen
     batch_bytes: int = BATCH_BYTES
     transform: Callable[[RawBatch], Any] = fakes.rows_of
-    run_parts: Callable[[RawBatch, int], list[Any]] | None = None
+    run_parts: Callable[[RawBatch, int], list[Any] | None] | None = None
 
     def pipeline(self, clocks: Clocks | None = None) -> Pipeline[Any]:
+        def run_parts(raw: RawBatch, rows: int) -> tuple[list[Any], int] | None:
+            assert self.run_parts is not None
+            made = self.run_parts(raw, rows)
+            return None if made is None else (made, self.batch_bytes * len(made))
+
         order = epoch_order(self.source.chunks, seed=5, epoch=1, shuffle=self.shuffle, window_rows=self.window_rows)
         run = Run(order, self.segments or ((0, order.rows),), self.batch_size, False)
         transform = Transform(
-            self.transform, lambda value: self.batch_bytes, self.batch_bytes, run_parts=self.run_parts
+            self.transform,
+            lambda value: self.batch_bytes,
+            self.batch_bytes,
+            run_parts=None if self.run_parts is None else run_parts,
         )
         budget = Budget(self.costs())
         return Pipeline(self.source, run, transform, self.plan, clocks or Clocks(), BufferPool(), budget=budget)
@@ -161,72 +169,6 @@ def wait_until(true: Callable[[], bool]) -> None:
             return
         time.sleep(0.01)
     raise AssertionError("it never happened")
-
-
-# --- small batches, several at a time ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("bad", [[], [40, 41, 205]])
-@pytest.mark.parametrize(("batch_size", "transformers"), [(1, 1), (3, 2), (16, 1), (16, 4), (100, 2)])
-def test_small_batches_made_together_are_the_same(
-    shuffle: bool, bad: list[int], batch_size: int, transformers: int
-) -> None:
-    source = fakes.FakeSource(SIZES, bad=bad)
-    alone = batches(Setting(source, shuffle, batch_size).pipeline())
-    whole: list[int] = []
-
-    def run_parts(raw: RawBatch, rows: int) -> list[Rows]:
-        whole.append(raw.rows)
-        made = fakes.rows_of(raw)
-        return [made[i : i + rows] for i in range(0, len(made), rows)]
-
-    setting = Setting(source, shuffle, batch_size, plan=Plan(2, transformers), run_parts=run_parts)
-    assert batches(setting.pipeline()) == alone
-    if batch_size * transformers <= 20:  # enough batches of one chunk, of 61 rows at most, for each transformer
-        assert max(whole) > batch_size
-    if batch_size > 61:
-        assert shuffle or not whole  # a shuffled window may be of several chunks
-    clocks, setting.batch_bytes = Clocks(), 500 * batch_size
-    setting.plan = Plan(2, transformers, setting.floor(2, transformers))
-    assert batches(setting.pipeline(clocks)) == alone
-    assert clocks.transform.rows == sum(SIZES)
-    assert clocks.peak_in_flight_bytes <= setting.plan.prefetch_bytes
-
-
-@pytest.mark.parametrize("number", [0, 1, 5])
-def test_an_error_among_batches_made_together_comes_in_its_place(number: int) -> None:
-    def step(name: str, number: int, work: Callable[[], Any], at: int = number) -> Any:
-        if name == "transform" and number == at:
-            raise OSError("luck ran out")
-        return work()
-
-    setting = Setting(fakes.FakeSource([200]), shuffle=False, batch_size=10, plan=Plan(1, 1))
-    setting.run_parts = lambda raw, rows: [fakes.rows_of(raw.slice(i, i + rows)) for i in range(0, raw.rows, rows)]
-    pipeline = setting.pipeline()
-    pipeline._state.step = step
-    stream = taken(pipeline)
-    assert [len(next(stream).value) for _ in range(number)] == [10] * number
-    with pytest.raises(StageError, match=f"transform stage in file0, rows from {10 * number} on: OSError: luck"):
-        next(stream)
-
-
-@pytest.mark.parametrize("bad", [0, 1, 5])
-def test_an_error_of_the_rows_themselves_is_told_of_the_batch_they_stand_in(bad: int) -> None:
-    def transform(raw: RawBatch) -> Rows:
-        rows = fakes.rows_of(raw)
-        if any(row[0] // 10 == bad for row in rows):
-            raise ValueError("cannot be")
-        return rows
-
-    def run_parts(raw: RawBatch, rows: int) -> list[Rows]:
-        return [transform(raw.slice(i, i + rows)) for i in range(0, raw.rows, rows)]
-
-    setting = Setting(fakes.FakeSource([200]), False, 10, plan=Plan(1, 1), transform=transform, run_parts=run_parts)
-    stream = taken(setting.pipeline())
-    assert [len(next(stream).value) for _ in range(bad)] == [10] * bad
-    with pytest.raises(StageError, match=f"transform stage in file0, rows from {10 * bad} on: ValueError: cannot"):
-        next(stream)
 
 
 # --- the budget ------------------------------------------------------------------------------------------------------
