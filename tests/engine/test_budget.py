@@ -202,7 +202,7 @@ def test_a_dear_batch_is_forgotten_where_small_ones_are_made_together() -> None:
 
     transform = replace(transform_of(10, 1.0, together=True), cost=cost)
     budget, run = Budget(estimated), Run(order, ((0, order.rows),), 10, False)
-    plan = Plan(2, 2, estimated.floor(2, 2) + 500 * ROW_COST)
+    plan = Plan(2, 2, estimated.floor(2, 2) + 100_000 * ROW_COST)
     pipeline = Pipeline(source, run, transform, plan, Clocks(), BufferPool(), budget=budget)
     seen = []
     while pipeline.take() is not None:
