@@ -7,7 +7,6 @@ import re
 from intune_gpu.core.errors import DeviceError, MissingPackageError
 from intune_gpu.core.gpu import Driver, find_driver
 from intune_gpu.core.packages import EXTRAS, need
-from intune_gpu.engine.gpu.opening import WAY_OUT, open_device
 
 OLDEST = (2, 4)
 """Of DALI, major and minor; the next major may be another thing."""
@@ -15,11 +14,13 @@ _NAME = "intune_gpu.dali"
 
 
 def check_installed() -> None:
-    """Import DALI.
+    """Import DALI, and what batches are made of.
 
     Raises:
-        MissingPackageError: it is not installed, cannot be imported, or is of another version.
+        MissingPackageError: one is not installed, cannot be imported, or is of another version.
     """
+    for package in ("torch", "torchrec"):
+        need(package, _NAME)
     check_version(str(need("nvidia.dali", _NAME).__version__))
 
 
@@ -50,6 +51,8 @@ def check_device(device_id: int | None, driver: Driver | None = None) -> None:
         DeviceError: there is no such GPU, or torch cannot use it.
         MissingPackageError: numba-cuda is not installed.
     """
+    from intune_gpu.engine.gpu.opening import WAY_OUT, open_device  # it imports torch, which may not be there
+
     if device_id is None:
         return
     driver = find_driver() if driver is None else driver

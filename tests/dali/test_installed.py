@@ -14,7 +14,7 @@ from intune_gpu.dali.installed import check_device, check_version
 
 ABSENT = """
 import sys
-sys.modules["nvidia.dali"] = None
+sys.modules[sys.argv[1]] = None
 try:
     import intune_gpu.dali
 except ImportError as error:
@@ -22,11 +22,18 @@ except ImportError as error:
 """
 
 
-def test_without_dali() -> None:
-    done = subprocess.run([sys.executable, "-c", ABSENT], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize(
+    ("package", "cure"),
+    [
+        ("nvidia.dali", 'pip install "intune_gpu[dali]"'),
+        ("torch", 'pip install "intune_gpu[train,cpu]", or run make train, which picks versions that fit'),
+        ("torchrec", 'pip install "intune_gpu[train,cpu]", or run make train, which picks versions that fit'),
+    ],
+)
+def test_without_a_package(package: str, cure: str) -> None:
+    done = subprocess.run([sys.executable, "-c", ABSENT, package], capture_output=True, text=True, check=True)
     assert done.stdout == (
-        "MissingPackageError intune_gpu.dali: needs the package nvidia.dali, which is not installed; "
-        'pip install "intune_gpu[dali]"\n'
+        f"MissingPackageError intune_gpu.dali: needs the package {package}, which is not installed; {cure}\n"
     )
 
 
