@@ -107,7 +107,8 @@ def work(job: dict[str, Any]) -> int:
         "children": [child.name() for child in psutil.Process().children(recursive=True)],
         "modules": sorted(sys.modules),
     }
-    Path("left.json").write_text(json.dumps(left))
+    Path("left.writing").write_text(json.dumps(left))
+    Path("left.writing").replace("left.json")  # SIGTERM may end the process in between
     if job["hasty"]:
         sys.stdout.flush()
         os._exit(code)
