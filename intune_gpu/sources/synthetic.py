@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPo
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,8 @@ from intune_gpu.sources.synthetic_model import (
 
 FORMAT_VERSION = 1
 SIDECAR = "synthetic.json"
+_LOOK_S = 0.2
+"""A Ctrl-C that comes as a wait begins is seen when the wait ends, so no wait is longer."""
 
 _MAX_SEED = 2**63 - 1
 # A dictionary of more ids than this costs much time for each row group, and is given up half-way.
@@ -143,7 +145,13 @@ def write_click_logs(
             for k in range(files):
                 chunks = _chunks(seed, starts[k], starts[k + 1], row_group_rows, progress)
                 jobs.append(pool.submit(part, folder / f"part-{k:05}.{format}", chunks))
-            for job in wait(jobs, return_when=FIRST_EXCEPTION).done:
+            all_jobs: list[Future[Any]] = [*jobs]
+            if aucs is not None:
+                all_jobs.append(aucs)
+            waiting = wait(all_jobs, _LOOK_S, FIRST_EXCEPTION)
+            while waiting.not_done and not any(job.exception() for job in waiting.done):
+                waiting = wait(all_jobs, _LOOK_S, FIRST_EXCEPTION)
+            for job in waiting.done:
                 job.result()
             overall, dense_only, last_10_pct = aucs.result() if aucs else _whole_aucs(*progress.truth)
         except BaseException:
