@@ -126,7 +126,9 @@ def tensors(batch: ig.Batch) -> list[torch.Tensor]:
 
 
 def test_parts_are_saved_without_one_another() -> None:
-    for part in Program(MIXED, MIXED_SCHEMA).run_parts(mixed(400), 100) or []:
+    parts = Program(MIXED, MIXED_SCHEMA).run_parts(mixed(400), 100)
+    assert parts is not None
+    for part in parts:
         for tensor in (part.dense, part.label, part.sparse.values()):
             assert tensor.untyped_storage().nbytes() == tensor.nbytes  # `torch.save` writes the whole storage
 
