@@ -7,13 +7,18 @@ only waits meanwhile, which Ctrl-C ends.
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numba
 from numba.core.compiler_lock import global_compiler_lock
+
+LOOK_S = 0.2
+"""How long the main thread waits in one go."""
 
 
 def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -34,6 +39,11 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
             executor = ThreadPoolExecutor(1, thread_name_prefix="intune-compile")
             compiled = executor.submit(compile_here, signature)
             executor.shutdown(wait=False)  # its thread ends behind this one task
+            over: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            compiled.add_done_callback(over.put)
+            while not compiled.done():  # `intune_gpu.core.threads` says why not simply for its result
+                with suppress(queue.Empty):
+                    over.get(timeout=LOOK_S)
             return compiled.result()
 
         kernel.compile = compile_apart

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -93,6 +96,31 @@ class FaultyLoader(Loader):
         if self.step is None:
             return super()._pipeline(run)
         return Pipeline(self._source, run, self._transform, self._plan, self._clocks, self._pool, self.step)
+
+
+@contextmanager
+def ctrl_c_elsewhere(after_s: float, reached: threading.Event | None = None) -> Iterator[None]:
+    """Send Ctrl-C that cuts no wait of the main thread short: another thread gets it, as the kernel may decide.
+
+    Args:
+        after_s: how long behind `reached`.
+        reached: by default the beginning.
+    """
+
+    def send() -> None:
+        if reached is not None:
+            assert reached.wait(30)
+            time.sleep(after_s)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    timer = threading.Timer(after_s if reached is None else 0.0, send)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        timer.start()
+        yield
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class FaultyFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import gzip
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,24 @@ def test_closing_while_a_step_stalls(parquet: Path, name: str, shuffle: bool, mo
     left[0].join(30)
     assert not left[0].is_alive()
     assert loader.stats().in_flight_bytes == 0
+
+
+def test_ctrl_c_while_the_main_thread_waits_for_a_stalled_step(parquet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel gives it to another thread, or it comes as the wait begins: nothing cuts the wait short."""
+    monkeypatch.setattr(pipeline, "JOIN_S", 0.3)
+    fault = Fault("decode", 3, stall=threading.Event())
+    assert fault.stall is not None
+    release = threading.Timer(20, fault.stall.set)
+    release.start()
+    began = time.monotonic()
+    loader = loader_of(parquet, fault, readers=1, transformers=1)
+    with pytest.raises(KeyboardInterrupt), faults.ctrl_c_elsewhere(0.3, fault.reached):
+        for _ in loader:
+            pass
+    assert time.monotonic() - began < 10
+    fault.stall.set()
+    release.cancel()
+    loader.close()
 
 
 def test_two_faults_give_the_first_in_order(parquet: Path) -> None:

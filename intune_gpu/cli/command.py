@@ -17,7 +17,7 @@ from intune_gpu.cli.config import (
     parse,
 )
 from intune_gpu.core.errors import IntuneError
-from intune_gpu.train.stop import Terminated
+from intune_gpu.train.stop import exit_code_of_signal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,15 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         return _run(parse(sys.argv[1:] if arguments is None else arguments))
-    except KeyboardInterrupt:
-        return _failed("stopped", 130)
-    except Terminated:
-        return _failed("stopped", 143)
     except IntuneError as error:
         return _failed(error, 2)
     except BrokenPipeError:  # the reader of our output has gone, as `head` does; Python would complain at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except BaseException as error:
+        code = exit_code_of_signal(error)
+        if code is None:
+            raise
+        return _failed("stopped", code)
 
 
 def _run(command: Command) -> int:

@@ -16,7 +16,7 @@ from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.errors import IntuneError, StageError
 from intune_gpu.core.plan import Plan
 from intune_gpu.core.source import Source
-from intune_gpu.core.threads import join_begun
+from intune_gpu.core.threads import join_begun, next_of
 from intune_gpu.engine.budget import Budget
 from intune_gpu.engine.keeping import Keeping
 from intune_gpu.engine.order import Run
@@ -91,7 +91,7 @@ class Pipeline(Generic[T]):
                     if outcome is not None:
                         break
                     state.bytes_changed()
-                state.news.get()
+                next_of(state.news)
         finally:
             now = perf_counter()
             state.clocks.waiting_since_s = None

@@ -9,7 +9,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from intune_gpu.core.errors import DataError
+from intune_gpu.core.threads import results_of
 from intune_gpu.kernels import synthesis
 from intune_gpu.sources.synthetic_model import (
     CARDINALITIES,
@@ -36,9 +37,6 @@ from intune_gpu.sources.synthetic_model import (
 
 FORMAT_VERSION = 1
 SIDECAR = "synthetic.json"
-_LOOK_S = 0.2
-"""A Ctrl-C that comes as a wait begins is seen when the wait ends, so no wait is longer."""
-
 _MAX_SEED = 2**63 - 1
 # A dictionary of more ids than this costs much time for each row group, and is given up half-way.
 _MAX_DICTIONARY_IDS = 20_000
@@ -148,11 +146,7 @@ def write_click_logs(
             all_jobs: list[Future[Any]] = [*jobs]
             if aucs is not None:
                 all_jobs.append(aucs)
-            waiting = wait(all_jobs, _LOOK_S, FIRST_EXCEPTION)
-            while waiting.not_done and not any(job.exception() for job in waiting.done):
-                waiting = wait(all_jobs, _LOOK_S, FIRST_EXCEPTION)
-            for job in waiting.done:
-                job.result()
+            results_of(all_jobs)
             overall, dense_only, last_10_pct = aucs.result() if aucs else _whole_aucs(*progress.truth)
         except BaseException:
             progress.stopped = True

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from intune_gpu.core.errors import DataError
+from intune_gpu.core.threads import results_of
 from intune_gpu.kernels.text_index import PADDING, QUOTE_STATE, find_rows_cpu
 from intune_gpu.sources.files import file_identity, fill, is_url, unreadable
 from intune_gpu.sources.text_format import Head, TextFormat, read_head
@@ -111,7 +112,7 @@ def index_files(
         try:
             for file, identity, head, pieces, parts in zip(files, identities, heads, known, counted, strict=True):
                 if pieces is None:
-                    ranges = [found for part in parts for found in part.result()]
+                    ranges = [found for part in results_of(parts) for found in part]
                     pieces = cut(file, ranges, head, text_format.header, chunk_bytes)
                     _save(file, identity, text_format, chunk_bytes, pieces)
                 indexes.append(FileIndex(file, *identity, pieces))

@@ -10,7 +10,7 @@ from pathlib import Path
 from intune_gpu.core.errors import IntuneError
 from intune_gpu.train import checkpoint
 from intune_gpu.train.config import Config, UsageError, parse
-from intune_gpu.train.stop import Terminated
+from intune_gpu.train.stop import exit_code_of_signal
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,14 +25,15 @@ def main(arguments: Sequence[str]) -> int:
         from intune_gpu.train.job import run
 
         return run(config, resumed)
-    except KeyboardInterrupt:
-        return _failed("stopped", 130)
-    except Terminated:
-        return _failed("stopped", 143)
     except UsageError as error:
         return _failed(error, 2)
     except IntuneError as error:
         return _failed(error, 1)
+    except BaseException as error:
+        code = exit_code_of_signal(error)
+        if code is None:
+            raise
+        return _failed("stopped", code)
 
 
 def _configure(arguments: Sequence[str]) -> tuple[Config, Path | None]:

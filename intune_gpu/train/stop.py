@@ -61,6 +61,21 @@ def stop_on_signals(*, silent: bool = False) -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
+def exit_code_of_signal(error: BaseException | None) -> int | None:
+    """Return 130 or 143 where Ctrl-C or SIGTERM came, and an error came of it; else None.
+
+    A signal may come inside Python's own `Condition.wait`, as where a thread is started: what was raised for it is lost
+    behind a RuntimeError, of a lock that is not held any more.
+    """
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return 128 + signal.SIGINT
+        if isinstance(error, Terminated):
+            return 128 + signal.SIGTERM
+        error = error.__context__
+    return None
+
+
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
     """Raise `Terminated` when SIGTERM comes, so that what is half done is cleaned up; call it in the main thread."""

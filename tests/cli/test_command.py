@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +15,9 @@ import pytest
 from intune_gpu.cli import inspect
 from intune_gpu.cli.command import main
 from intune_gpu.cli.screen import percent, size
+from intune_gpu.train import job
+from intune_gpu.train.__main__ import main as train_main
+from intune_gpu.train.stop import Terminated
 from tests.cli.conftest import ROWS, Run
 
 
@@ -73,6 +77,35 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
 
     monkeypatch.setattr(inspect, "run", interrupted)
     assert run("inspect", "a.parquet") == (130, "", "intune-gpu: stopped\n")
+
+
+@pytest.mark.parametrize(("signal", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+@pytest.mark.parametrize("program", ["intune-gpu", "train"])
+def test_a_signal_that_met_a_lock(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], program: str, signal: type, code: int
+) -> None:
+    """As Python's `Condition.wait` may do to it."""
+
+    def interrupted(config: object, resumed: object = None) -> int:
+        lock = threading.Lock()
+        try:
+            raise signal
+        finally:
+            lock.release()
+
+    monkeypatch.setattr(inspect, "run", interrupted)
+    monkeypatch.setattr(job, "run", interrupted)
+    found = main(["inspect", "a.parquet"]) if program == "intune-gpu" else train_main([])
+    assert (found, capfd.readouterr().err) == (code, f"{program.replace('train', 'intune_gpu.train')}: stopped\n")
+
+
+def test_another_error_is_shown_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(config: object) -> int:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(inspect, "run", broken)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        main(["inspect", "a.parquet"])
 
 
 def test_an_unknown_subcommand_ends_with_2() -> None:

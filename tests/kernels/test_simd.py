@@ -91,4 +91,5 @@ def test_numbers_in_text(read: Any) -> None:
         found = instructions(read.py_func, words, lengths, np.zeros(8, np.uint32), faults, 0)
     else:
         found = instructions(read.py_func, words, lengths, np.zeros(8, np.int64), faults, 0, (0, 0, 0, 0))
-    assert {"vpaddq", "vpor"} <= found, found
+    assert "vpaddq" in found, found
+    assert found & {"vpor", "vporq", "vpternlogq"}, found

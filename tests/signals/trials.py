@@ -47,6 +47,8 @@ HANG_S = 60.0
 AGAIN_S = 20.0
 """A signal that nothing came of is sent once more, and counted: Python drops what is raised in `__del__`."""
 
+WRITES_S = 0.5
+"""For a process to write down where it is."""
 RESUMED_EVERY = 10
 IMPORTED = ("torch", "intune_gpu", "tensorboard", "google", "tyro", "typeguard", "absl", "rich", "sympy")
 STAGES = {
@@ -74,7 +76,8 @@ class Counts:
         exits: by where a signal hit training: exit codes, by signal; a negative one is of a signal that ended it before
             training began, or behind it.
         loop_exits: the same of loops.
-        sent_again: signals that had to be sent a second time.
+        sent_again: of each signal that had to be sent a second time: the kind of work, how long behind the mark it came
+            first, where the main thread was 20 s later, and what it had printed.
         loaded: checkpoints that the training command's own loader took up, and gave the next batch from.
         resumed: runs that went on from their last checkpoint, and ended with the weights of a run left alone.
         without_checkpoint: runs that were stopped ahead of their first one.
@@ -91,7 +94,7 @@ class Counts:
     loops: int = 0
     exits: dict[str, dict[str, int]] = field(default_factory=dict)
     loop_exits: dict[str, int] = field(default_factory=dict)
-    sent_again: int = 0
+    sent_again: list[str] = field(default_factory=list)
     loaded: int = 0
     resumed: int = 0
     without_checkpoint: int = 0
@@ -131,7 +134,7 @@ class Server:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-        self.sent_again = 0
+        self.sent_again: list[str] = []
 
     def ask(self, **job: Any) -> int:
         """Send a job, and return the first number that comes back."""
@@ -159,7 +162,7 @@ class Server:
             if moment.looks:
                 kill(pid, signal.SIGUSR1)
             kill(pid, moment.number)
-            timers.append(Timer(AGAIN_S, self._again, (pid, moment.number)))
+            timers.append(Timer(AGAIN_S, self._again, (pid, moment, f"{kind} in {folder.name}", folder)))
             timers[-1].start()
         code = self.answer()
         for timer in timers:
@@ -167,9 +170,14 @@ class Server:
             timer.join()
         return code
 
-    def _again(self, pid: int, number: int) -> None:
-        self.sent_again += 1
-        kill(pid, number)
+    def _again(self, pid: int, moment: Moment, work: str, folder: Path) -> None:
+        kill(pid, signal.SIGUSR1)
+        sleep(WRITES_S)
+        told = [(folder / name).read_text()[-2000:] for name in ("where.txt", "printed.txt")]
+        self.sent_again.append(
+            f"{work}, {moment.after_s:.3f} s behind {moment.mark or 'its start'}\n" + "\n".join(told)
+        )
+        kill(pid, moment.number)
 
 
 def wait_for(folder: Path, mark: str) -> None:
