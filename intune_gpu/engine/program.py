@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,14 @@ import numpy.typing as npt
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from intune_gpu.core.buffers import ALIGNMENT, BufferPool
+from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import STRING, Addresses, FlatColumn, RawBatch, Schema
 from intune_gpu.core.errors import RecipeError
 from intune_gpu.engine.batch import Batch
 from intune_gpu.engine.dictionaries import Dictionaries
-from intune_gpu.engine.groups import IdGroup, Ids, NumericGroup, elements, lower
+from intune_gpu.engine.groups import Floats, IdGroup, Ids, NumericGroup, Whole, elements, lower
+from intune_gpu.engine.layouts import BatchLayout, IdLayout
+from intune_gpu.engine.wiring import Groups, Wiring
 from intune_gpu.kernels import hashing
 from intune_gpu.kernels.denormals import denormals_kept
 from intune_gpu.recipe import Recipe
@@ -26,14 +27,11 @@ from intune_gpu.recipe.features import SparseFeature
 from intune_gpu.recipe.ops import Bucketize, Cross, HashBucket, Modulo
 
 INDEX_DTYPES = ("int64", "int32")
-MAX_IDS = 2**31 - 1
-"""Ids a batch may hold: TorchRec's offsets are int32."""
 MAX_SIZES = 16
 """Sizes of batches that are remembered; a run has two, a caller may have many."""
 MAX_COLUMNS = 1 << 13
 """Columns that one call makes ids of, those of several batches counted each: tables of them are remembered."""
 _FIRST = np.zeros(1, np.int64)
-Floats = npt.NDArray[np.float32]
 
 
 class Program:
@@ -83,10 +81,11 @@ class Program:
             name for group in singles if group.physical == STRING for name in group.columns
         ) + Counter({n for _, f, _ in self.groups.crosses for n in f.columns if self.physical[n] == STRING})
         self._row_cost = self.row_nbytes + self.scratch_row_nbytes
-        self._wirings: dict[tuple[str, ...], _Wiring] = {}
-        self._layouts: dict[tuple[int, int], _Layout] = {}
-        self._plain: dict[int, _Ids] = {}
-        self._repeats: dict[tuple[tuple[str, ...], int, int], list[tuple[IdGroup, Any, Any]]] = {}
+        # What they remember must not hold the program itself: its pool would stay until a collection of cycles.
+        self._wiring = lru_cache(MAX_SIZES)(partial(Wiring.of, self.groups))
+        self._layout = lru_cache(MAX_SIZES)(partial(BatchLayout.of, len(recipe.dense_features), self.index_dtype))
+        self._plain = lru_cache(MAX_SIZES)(partial(IdLayout.one_a_row, len(self.keys), singles))
+        self._repeated = lru_cache(MAX_SIZES)(partial(_repeated, self._wiring, self._plain))
         self.dictionaries = Dictionaries()
 
     @property
@@ -134,7 +133,7 @@ class Program:
             ValueError: the batch holds 2**31 ids or more.
         """
         rows, table = raw.rows, raw.addresses
-        wiring = self._wirings.get(table.names) or self._wire(table.names)
+        wiring = self._wiring(table.names)
         flat, ids = ([], self._one_id_a_row(rows)) if not self.groups.lists else self._ids_of_lists(raw)
         starts = ids.starts
         dense, label, values = self._allocate(rows, ids.total)
@@ -171,7 +170,7 @@ class Program:
 
     def _run_alike(self, table: Addresses, batches: int, rows: int) -> list[Batch]:
         """Make batches of one size and one id a row: for the loops over ids, each has columns of its own."""
-        wiring, ids = self._wirings.get(table.names) or self._wire(table.names), self._one_id_a_row(rows)
+        wiring, ids = self._wiring(table.names), self._one_id_a_row(rows)
         all_rows, total, starts = batches * rows, ids.total, ids.starts
         dense, label, values = self._allocate(all_rows, batches * total)
         self._run_floats(table, wiring, dense, label)
@@ -180,7 +179,7 @@ class Program:
         most = max(1, MAX_COLUMNS // max(1, len(self.keys)))
         for k in range(0, batches, most):
             some = tables[k * len(table.names) :]
-            for group, which, begins in self._repeated(table.names, wiring, ids, min(most, batches - k), rows):
+            for group, which, begins in self._repeated(table.names, min(most, batches - k), rows):
                 group.run(some, which, rows, values[k * total :], begins)
         parts = [slice(k * rows, (k + 1) * rows) for k in range(batches)]
         each = values.reshape(batches, total)
@@ -190,56 +189,34 @@ class Program:
             each[:, starts[i] : starts[i] + rows] = buckets.reshape(batches, rows)
         return [self._batch(dense[part], each[k], ids.lengths, label[part], rows) for k, part in enumerate(parts)]
 
-    def _run_floats(self, table: Addresses, wiring: _Wiring, dense: Floats, label: Floats) -> None:
+    def _run_floats(self, table: Addresses, wiring: Wiring, dense: Floats, label: Floats) -> None:
         """Fill the (rows, D) dense features and the (rows,) labels."""
         rows = len(label)
         self.groups.label.run(table.table, wiring.label, rows, label.reshape(rows, 1))
         for numeric, which in wiring.dense:
             numeric.run(table.table, which, rows, dense)
 
-    def _bucketized(self, table: Addresses, wiring: _Wiring, rows: int) -> Iterator[tuple[int, Floats]]:
+    def _bucketized(self, table: Addresses, wiring: Wiring, rows: int) -> Iterator[tuple[int, Floats]]:
         """Yield (feature, its (rows,) bucket numbers) of each bucketized feature; a missing value is in bucket 0."""
         for (i, numeric), which in zip(self.groups.bucketized, wiring.bucketized, strict=True):
             scratch = np.empty((rows, 1), np.float32)
             numeric.run(table.table, which, rows, scratch)
             yield i, np.nan_to_num(scratch[:, 0], copy=False, nan=0.0)
 
-    def _repeated(
-        self, names: tuple[str, ...], wiring: _Wiring, ids: _Ids, batches: int, rows: int
-    ) -> list[tuple[IdGroup, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-        """Return the groups of single values once for each batch: (group, rows of the table, starts)."""
-        known = self._repeats.get((names, batches, rows))
-        if known is None:
-            if len(self._repeats) >= MAX_SIZES:
-                self._repeats.clear()
-            turns = np.arange(batches, dtype=np.int64)[:, None]
-            known = self._repeats[names, batches, rows] = [
-                (
-                    replace(group, parameters=np.concatenate([group.parameters] * batches)),
-                    (turns * len(names) + which).reshape(-1),
-                    (turns * ids.total + begins).reshape(-1),
-                )
-                for (group, which), begins in zip(wiring.singles, ids.of_singles, strict=True)
-            ]
-        return known
-
     def _batch(self, dense: Any, values: Any, lengths: torch.Tensor, label: Any, rows: int) -> Batch:
         sparse = KeyedJaggedTensor(keys=self.keys, values=torch.from_numpy(values), lengths=lengths, stride=rows)
         return Batch(torch.from_numpy(dense), sparse, torch.from_numpy(label))
 
-    def _one_id_a_row(self, rows: int) -> _Ids:
-        """Lengths and starts of a batch without lists, shared by batches of one size while nobody writes into them."""
-        known = self._plain.get(rows)
-        if known is None or known.lengths._version:
-            if len(self._plain) >= MAX_SIZES:
-                self._plain.clear()
-            counts = np.full(len(self.keys), rows, np.int64)
-            total = self.checked(rows, counts)
-            self._plain[rows] = known = self._ids(torch.ones(total, dtype=torch.int32), counts, total)
-        return known
+    def _one_id_a_row(self, rows: int) -> IdLayout:
+        """Ids of a batch without lists; those of one size share their lengths while nobody writes into them."""
+        layout = self._plain(rows)
+        if layout.lengths._version:
+            self._plain.cache_clear()
+            layout = self._plain(rows)
+        return layout
 
-    def _ids_of_lists(self, raw: RawBatch) -> tuple[list[FlatColumn], _Ids]:
-        """Return the elements of each list column, and lengths and starts of the batch."""
+    def _ids_of_lists(self, raw: RawBatch) -> tuple[list[FlatColumn], IdLayout]:
+        """Return the elements of each list column, and how the ids of the batch stand."""
         rows = raw.rows
         lengths = self._pool.take(4 * len(self.keys) * rows).view(np.int32).reshape(len(self.keys), rows)
         lengths.fill(1)
@@ -249,33 +226,9 @@ class Program:
             i = int(group.features[0])
             flat.append(elements(raw.columns[group.columns[0]], self.recipe.sparse_features[i].first_k, lengths[i]))
             counts[i] = flat[-1].rows
-        total = self.checked(rows, counts)
-        return flat, self._ids(torch.from_numpy(lengths.reshape(-1)), counts, total)
+        return flat, IdLayout.of(rows, torch.from_numpy(lengths.reshape(-1)), counts, self.groups.singles)
 
-    def checked(self, rows: int, counts: npt.NDArray[np.int64]) -> int:
-        """Return the ids of a batch from the (F,) ids of its features, if TorchRec can take so many."""
-        total = int(counts.sum())
-        if total > MAX_IDS:
-            raise ValueError(
-                f"batch of {rows} rows: expected at most {MAX_IDS} ids, found {total}; use a smaller batch"
-            )
-        return total
-
-    def _ids(self, lengths: torch.Tensor, counts: npt.NDArray[np.int64], total: int) -> _Ids:
-        starts = np.cumsum(counts) - counts
-        return _Ids(lengths, total, starts, [starts[group.features] for group in self.groups.singles])
-
-    def _wire(self, names: tuple[str, ...]) -> _Wiring:
-        """Look up where each group's columns stand among these names."""
-        self._wirings[names] = wiring = _Wiring(
-            self.groups.label.which(names),
-            [(group, group.which(names)) for group in self.groups.dense],
-            [(group, group.which(names)) for group in self.groups.singles],
-            [group.which(names) for _, group in self.groups.bucketized],
-        )
-        return wiring
-
-    def run_crosses(self, table: Addresses, rows: int, values: Ids, starts: npt.NDArray[np.int64]) -> None:
+    def run_crosses(self, table: Addresses, rows: int, values: Ids, starts: Whole) -> None:
         """Write the ids of all crosses into `values`, each feature's from its start."""
         if not self.groups.crosses:
             return
@@ -286,17 +239,10 @@ class Program:
             which = np.array([names.index(name) for name in feature.columns], np.int64)
             hashing.cross_cpu(words, which, parameters, values[starts[i] : starts[i] + rows])
 
-    def _allocate(self, rows: int, ids: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], Ids]:
-        """Cut dense (rows, D), label (rows,) and ids (ids,) out of one buffer."""
-        layout = self._layouts.get((rows, ids))
-        if layout is None:
-            if len(self._layouts) >= MAX_SIZES:
-                self._layouts.clear()
-            layout = _Layout.of(rows, len(self.recipe.dense_features), ids, self.index_dtype)
-            self._layouts[rows, ids] = layout
-        buffer = self._pool.take(layout.nbytes)
-        dense, label, values = (np.ndarray(shape, dtype, buffer, begin) for shape, dtype, begin in layout.parts)
-        return dense, label, values
+    def _allocate(self, rows: int, ids: int) -> tuple[Floats, Floats, Ids]:
+        """Return memory of one buffer: dense (rows, D), label (rows,) and ids (ids,)."""
+        layout = self._layout(rows, ids)
+        return layout.cut(self._pool.take(layout.nbytes))
 
     def _numeric_groups(self, schema: Schema) -> list[NumericGroup]:
         members = defaultdict(list)
@@ -338,67 +284,11 @@ class Program:
         return np.array([seed, last.num_buckets - last.reserved, last.reserved], np.uint64)
 
 
-@dataclass(frozen=True)
-class Groups:
-    """What is computed, sorted into passes over columns of one type and chain.
-
-    Attributes:
-        label: a group of one, into a matrix of one column.
-        dense: chains.
-        singles: hashes and modulo of one value a row.
-        lists: likewise of lists, each a group of its own.
-        crosses: (number among the keys, the feature, (3,) uint64 seed, buckets less reserved, reserved).
-        bucketized: (number among the keys, its chain).
-    """
-
-    label: NumericGroup
-    dense: list[NumericGroup]
-    singles: list[IdGroup]
-    lists: list[IdGroup]
-    crosses: list[tuple[int, SparseFeature, npt.NDArray[np.uint64]]]
-    bucketized: list[tuple[int, NumericGroup]]
-
-
-@dataclass(frozen=True)
-class _Wiring:
-    """Where the columns of each group stand in a table of addresses."""
-
-    label: npt.NDArray[np.int64]
-    dense: list[tuple[NumericGroup, npt.NDArray[np.int64]]]
-    singles: list[tuple[IdGroup, npt.NDArray[np.int64]]]
-    bucketized: list[npt.NDArray[np.int64]]
-
-
-@dataclass(frozen=True)
-class _Ids:
-    """How the ids of a batch stand in its values.
-
-    Attributes:
-        lengths: (F * rows,) int32.
-        total: ids of all features.
-        starts: (F,) where each feature's begin.
-        of_singles: the starts of each group of single values.
-    """
-
-    lengths: torch.Tensor
-    total: int
-    starts: npt.NDArray[np.int64]
-    of_singles: list[npt.NDArray[np.int64]]
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where the parts of a batch stand in its buffer."""
-
-    nbytes: int
-    parts: tuple[tuple[tuple[int, ...], np.dtype[Any], int], ...]
-
-    @classmethod
-    def of(cls, rows: int, dense: int, ids: int, index: np.dtype[Any]) -> _Layout:
-        f32 = np.dtype(np.float32)
-        shapes: list[tuple[tuple[int, ...], np.dtype[Any]]] = [((rows, dense), f32), ((rows,), f32), ((ids,), index)]
-        begin, parts = 0, []
-        for shape, dtype in shapes:
-            parts.append((shape, dtype, begin))
-            begin += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
-        return cls(begin, tuple(parts))
+def _repeated(
+    wiring: Callable[[tuple[str, ...]], Wiring],
+    plain: Callable[[int], IdLayout],
+    names: tuple[str, ...],
+    batches: int,
+    rows: int,
+) -> list[tuple[IdGroup, Whole, Whole]]:
+    return wiring(names).repeated(len(names), plain(rows), batches)

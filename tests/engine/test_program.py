@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -5,7 +7,7 @@ import torch
 
 import intune_gpu as ig
 from intune_gpu.core.columns import ColumnType, FlatColumn, RawBatch
-from intune_gpu.engine import program
+from intune_gpu.engine import layouts, program
 from intune_gpu.engine.program import Program
 
 SCHEMA = {"y": ColumnType("int8", nullable=False), "a": ColumnType("int32"), "l": ColumnType("int64", is_list=True)}
@@ -26,7 +28,7 @@ def raw(rows: int) -> RawBatch:
 def test_more_ids_than_a_batch_can_hold_are_refused(
     monkeypatch: pytest.MonkeyPatch, recipe: ig.Recipe, found: int
 ) -> None:
-    monkeypatch.setattr(program, "MAX_IDS", 7)
+    monkeypatch.setattr(layouts, "MAX_IDS", 7)
     made = Program(recipe, SCHEMA)
     assert len(made.run(raw(2))) == 2
     with pytest.raises(ValueError, match=rf"batch of 4 rows: expected at most 7 ids, found {found}"):
@@ -47,8 +49,18 @@ def test_many_sizes_are_not_remembered_for_ever() -> None:
     made = Program(SINGLE, SCHEMA)
     for rows in range(1, 5 * program.MAX_SIZES):
         assert made.run(raw(rows)).sparse.lengths().tolist() == [1] * 2 * rows
-    assert len(made._plain) <= program.MAX_SIZES
-    assert len(made._layouts) <= program.MAX_SIZES
+    assert made._plain.cache_info().currsize <= program.MAX_SIZES
+    assert made._layout.cache_info().currsize <= program.MAX_SIZES
+
+
+def test_a_program_is_gone_with_its_last_name() -> None:
+    """It may hold much idle memory, and collections of cycles are rare."""
+    made = Program(SINGLE, SCHEMA)
+    made.run(raw(6))
+    made.run_parts(raw(6), 2)
+    gone = weakref.ref(made)
+    del made
+    assert gone() is None
 
 
 def test_columns_in_any_order() -> None:
@@ -137,4 +149,4 @@ def test_few_sizes_of_parts_are_remembered() -> None:
     made = Program(SINGLE, SCHEMA)
     for rows in range(2, 3 * program.MAX_SIZES):
         assert len(made.run_parts(raw(2 * rows), rows) or []) == 2
-    assert len(made._repeats) <= program.MAX_SIZES
+    assert made._repeated.cache_info().currsize <= program.MAX_SIZES

@@ -32,6 +32,7 @@ from intune_gpu.engine.gpu.packing import Entries, Packing
 from intune_gpu.engine.gpu.parts import Part
 from intune_gpu.engine.gpu.staging import Ring, Slot
 from intune_gpu.engine.gpu.wiring import Placed, Wiring, head_of, parts_of, rounded
+from intune_gpu.engine.layouts import checked_total
 from intune_gpu.engine.program import MAX_SIZES, Program
 
 MAX_PLACED = 4
@@ -192,7 +193,7 @@ class GpuProgram:
         flight = Flight(raw, raw.addresses, Counted.of(counts), self._index)
         for part in wiring.lists:
             counts[part.feature] = part.ids(flight)
-        self.program.checked(rows, counts)
+        checked_total(rows, counts)
         flight.counted = Counted.of(counts)
         if not wiring.lists and len(wiring.counted) < MAX_SIZES:
             wiring.counted[rows] = flight.counted
