@@ -123,6 +123,17 @@ class Pipeline(Generic[T]):
 
     def close(self) -> None:
         """Stop and wait for the threads, at most `JOIN_S`. May be called more than once, from any thread."""
+        try:
+            self._close()
+        except (
+            BaseException
+        ):  # Ctrl-C, which may come while this waits for the lock: what runs must be told all the same
+            with self._state.lock:
+                self._state.stop()
+            atexit.unregister(self.close)
+            raise
+
+    def _close(self) -> None:
         state = self._state
         with state.lock:
             state.stop()

@@ -8,98 +8,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import Chunk, RawBatch
 from intune_gpu.core.errors import DataError, IntuneError, StageError
 from intune_gpu.core.plan import Plan
-from intune_gpu.engine.budget import Budget, Costs, costs_of
-from intune_gpu.engine.order import Run, Segments, epoch_order
+from intune_gpu.engine.order import epoch_order
 from intune_gpu.engine.pipeline import Pipeline
 from intune_gpu.engine.stages import Clocks
-from intune_gpu.engine.state import Delivery, Transform
 from intune_gpu.kernels import denormals
 from tests import fakes
 from tests.conftest import SEED
+from tests.engine.runs import SIZES, Rows, Setting, batches, jitter, no_thread_is_left, taken, wait_until
 
-Rows = list[fakes.Row]
-BATCH_BYTES = 3000
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    left = [t for t in threading.enumerate() if t not in before and t.name.startswith("intune-")]
-    assert left == []
-
-
-def jitter(most_s: float, seed: int = SEED) -> Callable[[], float]:
-    rng, lock = random.Random(seed), threading.Lock()
-
-    def delay() -> float:
-        with lock:
-            return rng.random() * most_s
-
-    return delay
-
-
-@dataclass
-class Setting:
-    """A run over a fake source, small windows, transform to Python values."""
-
-    source: fakes.FakeSource
-    shuffle: bool = True
-    batch_size: int = 16
-    window_rows: int = 60
-    segments: Segments | None = None
-    plan: Plan = Plan(2, 2)  # noqa: RUF009 - frozen
-    batch_bytes: int = BATCH_BYTES
-    transform: Callable[[RawBatch], Any] = fakes.rows_of
-    run_parts: Callable[[RawBatch, int], list[Any] | None] | None = None
-
-    def pipeline(self, clocks: Clocks | None = None) -> Pipeline[Any]:
-        def run_parts(raw: RawBatch, rows: int) -> tuple[list[Any], int] | None:
-            assert self.run_parts is not None
-            made = self.run_parts(raw, rows)
-            return None if made is None else (made, self.batch_bytes * len(made))
-
-        order = epoch_order(self.source.chunks, seed=5, epoch=1, shuffle=self.shuffle, window_rows=self.window_rows)
-        run = Run(order, self.segments or ((0, order.rows),), self.batch_size, False)
-        transform = Transform(
-            self.transform,
-            lambda value: self.batch_bytes,
-            self.batch_bytes,
-            run_parts=None if self.run_parts is None else run_parts,
-        )
-        budget = Budget(self.costs())
-        return Pipeline(self.source, run, transform, self.plan, clocks or Clocks(), BufferPool(), budget=budget)
-
-    def costs(self) -> Costs:
-        return costs_of(self.source, shuffle=self.shuffle, window_rows=self.window_rows, batch_bytes=self.batch_bytes)
-
-    def floor(self, readers: int, transformers: int) -> int:
-        return self.costs().floor(readers, transformers)
-
-
-def taken(pipeline: Pipeline[Any]) -> Iterator[Delivery[Any]]:
-    try:
-        while (delivery := pipeline.take()) is not None:
-            yield delivery
-    finally:
-        pipeline.close()
-
-
-def batches(pipeline: Pipeline[Any]) -> list[Rows]:
-    return [delivery.value for delivery in taken(pipeline)]
-
-
-SIZES = [7, 30, 1, 25, 40, 12, 33, 0, 50, 20, 9, 9, 9, 9, 61, 6]
+__all__ = ["no_thread_is_left"]
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -161,14 +87,6 @@ def test_workers_come_and_go_at_once() -> None:
     reading.release(1000)
     taker.join(30)
     assert not taker.is_alive()
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if true():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never happened")
 
 
 # --- the budget ------------------------------------------------------------------------------------------------------
@@ -375,6 +293,30 @@ def test_closing_wakes_a_consumer_that_waits() -> None:
     assert len(met) == 1
 
 
+def test_ctrl_c_while_closing_waits_for_a_worker() -> None:
+    pipeline = Setting(fakes.FakeSource([5] * 500, delay_s=lambda: 0.001), plan=Plan(3, 2)).pipeline()
+    assert pipeline.take() is not None
+    held = threading.Event()
+
+    def hold() -> None:
+        with pipeline._state.lock:
+            held.set()
+            time.sleep(0.5)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.close()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    holder.join()
+    wait_until(lambda: not any(t.name.startswith("intune-") for t in threading.enumerate()))
+
+
 def test_an_abandoned_iteration_ends_its_threads() -> None:
     stream = taken(Setting(fakes.FakeSource([5] * 500), plan=Plan(3, 3)).pipeline())
     next(stream)
@@ -416,7 +358,7 @@ SCRIPT = """
 import sys, threading, time
 sys.path.insert(0, {root!r})
 from tests import fakes
-from tests.engine.test_pipeline import Setting, taken
+from tests.engine.runs import Setting, taken
 from intune_gpu.core.plan import Plan
 source = fakes.FakeSource([50] * 40, delay_s=lambda: {delay})
 pipeline = Setting(source, plan=Plan(4, 3)).pipeline()

@@ -13,9 +13,10 @@ from intune_gpu.core.errors import IntuneError, StageError
 from intune_gpu.core.plan import Plan
 from intune_gpu.engine.stages import Clocks
 from tests import fakes
-from tests.engine.test_pipeline import BATCH_BYTES, SIZES, Rows, Setting, batches, no_thread_is_left, taken, wait_until
+from tests.engine.runs import BATCH_BYTES, SIZES, Rows, Setting, batches, no_thread_is_left, taken, wait_until
 
-__all__ = ["no_thread_is_left"]  # a fixture of each test here too
+__all__ = ["no_thread_is_left"]
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

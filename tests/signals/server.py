@@ -3,7 +3,8 @@
 Jobs come as lines of JSON on the standard input: `kind` ("train" or "loop"), `arguments`, `folder`, `hasty`. For each
 one, two lines go to the standard output: the child's pid once it runs, and its exit status once it is over. The child
 works in `folder`, and writes there what it printed (`printed.txt`), where its main thread is when SIGUSR1 comes
-(`where.txt`) and what was left of it (`left.json`). Then it exits; a hasty one leaves out the interpreter's own end,
+(`where.txt`) and what was left of it (`left.json`). Where Ctrl-C is raised in a
+loop, it writes that down too (`raised.txt`). Then it exits; a hasty one leaves out the interpreter's own end,
 which takes longer than all of its work.
 """
 
@@ -17,8 +18,10 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 from time import monotonic, sleep
+from types import FrameType
 from typing import Any
 
 import psutil
@@ -36,6 +39,12 @@ from tests import conformance
 SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 ENDING_S = 5.0
 """For threads that are about to end: the signal may come while they are waited for, as where files are opened."""
+
+
+def raise_ctrl_c(number: int, frame: FrameType | None) -> None:
+    """Raise Ctrl-C as Python does, and write down where: what calls Python from C may drop it."""
+    Path("raised.txt").write_text("".join(traceback.format_stack(frame)))
+    raise KeyboardInterrupt
 
 
 def loop(data: str) -> int:
@@ -87,6 +96,8 @@ JOBS: dict[str, Any] = {"load": load, "train": train, "loop": loop, "loop_left_o
 def work(job: dict[str, Any]) -> int:
     """Do a job, in the child."""
     try:
+        if job["kind"] in ("loop", "loop_left_open"):
+            signal.signal(signal.SIGINT, raise_ctrl_c)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         code: int = JOBS[job["kind"]](*job["arguments"])
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C that came just before is raised in here

@@ -77,7 +77,7 @@ class Counts:
             training began, or behind it.
         loop_exits: the same of loops.
         sent_again: of each signal that had to be sent a second time: the kind of work, how long behind the mark it came
-            first, where the main thread was 20 s later, and what it had printed.
+            first, where the main thread was 20 s later, where Ctrl-C had been raised, and what was printed.
         loaded: checkpoints that the training command's own loader took up, and gave the next batch from.
         resumed: runs that went on from their last checkpoint, and ended with the weights of a run left alone.
         without_checkpoint: runs that were stopped ahead of their first one.
@@ -173,7 +173,8 @@ class Server:
     def _again(self, pid: int, moment: Moment, work: str, folder: Path) -> None:
         kill(pid, signal.SIGUSR1)
         sleep(WRITES_S)
-        told = [(folder / name).read_text()[-2000:] for name in ("where.txt", "printed.txt")]
+        files = [folder / name for name in ("where.txt", "raised.txt", "printed.txt")]
+        told = [path.read_text()[-2000:] for path in files if path.exists()]
         self.sent_again.append(
             f"{work}, {moment.after_s:.3f} s behind {moment.mark or 'its start'}\n" + "\n".join(told)
         )
