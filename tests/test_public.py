@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import intune_gpu as ig
+from tests import conformance
 
 BLOCKED = """
 import sys
@@ -85,3 +87,28 @@ def test_without_a_label_column_labels_are_nan() -> None:
     assert asked.label.isnan().all()
     assert asked.sparse.values().tolist() == ig.transform({"a": [7, 8], "y": [0, 1]}, recipe).sparse.values().tolist()
     assert repr(asked) == "Batch(2 rows, 0 dense features, 1 sparse features, cursor=None)"
+
+
+def test_reading_looks_for_no_pandas(tmp_path: Path) -> None:
+    """Arrow does at the first of some calls, whether it is there or not, and drops a Ctrl-C that comes meanwhile."""
+    table = conformance.table()
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=90)
+    code = f"""
+import sys
+from intune_gpu.loader import Loader
+from tests.conformance import RECIPE
+
+class Note:
+    asked = []
+    def find_spec(self, name, path=None, target=None):
+        self.asked.append(name.partition(".")[0])
+
+sys.meta_path.insert(0, Note())
+with Loader({str(tmp_path / "t.parquet")!r}, RECIPE, batch_size=16, shuffle=True) as loader:
+    print(sum(len(batch) for batch in loader), Note.asked.count("pandas"))
+import pyarrow
+pyarrow.array([True]).to_numpy(zero_copy_only=False)
+print(Note.asked.count("pandas") > 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == f"{len(table)} 0\nTrue\n", done.stderr

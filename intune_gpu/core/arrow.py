@@ -287,8 +287,13 @@ def _view(buffer: pa.Buffer | None, dtype: npt.DTypeLike, start: int, count: int
 
 
 def _present(array: pa.Array) -> npt.NDArray[np.bool_]:
-    present: npt.NDArray[np.bool_] = array.is_valid().to_numpy(zero_copy_only=False)
-    return present
+    """Return which rows of an array with nulls are there.
+
+    Not by `to_numpy`: its first call imports pandas, be there one or not, and drops a Ctrl-C that comes meanwhile.
+    """
+    bit = array.offset & 7
+    bits = _view(array.buffers()[0], np.uint8, array.offset >> 3, (bit + len(array) + 7) >> 3)
+    return np.unpackbits(bits, count=bit + len(array), bitorder="little")[bit:].view(np.bool_)
 
 
 def _first_of_row(wrong: _Wrong | None, rows: npt.NDArray[np.int64] | None) -> Iterable[tuple[int, bytes]]:
