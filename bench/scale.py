@@ -65,8 +65,8 @@ class Args:
 
 
 TINY: dict[str, Any] = {
-    "rows": (2_000, 8_000),
-    "unit_rows": 4_000,
+    "rows": (10_000, 20_000),
+    "unit_rows": 10_000,
     "batch_sizes": (256, 4_096),
     "columns": (10, 40),
     "cells": 80_000,
@@ -142,7 +142,7 @@ class Suite:
                 points = {f"{rows:,} rows": found for rows, found in passes.items()}
                 wanted = {f"{rows:,} rows": data.rows for rows, data in logs.items()}
                 self._add(scale_report.case("rows", format, points, x, wanted, _cores()))
-                self.result["figures"] += scale_report.memory(format, points)
+                self.result["figures"] += scale_report.figures(format, points, BATCH)
 
     def threads(self) -> None:
         """Measure whole passes with 1, 2, 4, ... and all cores, each in a process of its own."""

@@ -123,9 +123,15 @@ def test_scale(run: Run) -> None:
     assert list(engines.values()) == ["ours", "ours", "peer", "bound"]
     assert any("DataLoader" in sentence for sentence in training["checks"])
     figures = {(one["section"], one["name"].split(": ")[-1]) for one in result["figures"]}
-    assert figures >= {("rows", "peak memory"), ("rows", "in flight"), ("training", "exposed wait")}
+    assert figures >= {
+        ("rows", "peak memory"),
+        ("rows", "in flight"),
+        ("rows", "rate behind the first batch"),
+        ("training", "exposed wait"),
+    }
     assert all(one["value"]["min"] > 30e6 for one in result["figures"] if one["name"].endswith("peak memory"))
-    assert len(result["targets"]) == 4
+    assert len(result["targets"]) == 6
+    assert len([one for one in result["targets"] if "behind the first batch" in one["name"]]) == 2
 
 
 @pytest.mark.slow
