@@ -19,6 +19,8 @@ from typing import Any
 
 import numba
 
+from intune_gpu.kernels.loading import passing_folder
+
 UNUSED_S = 90 * 24 * 3600.0
 """A folder of compiled kernels that was not opened for so long is removed."""
 
@@ -44,7 +46,7 @@ def folder() -> Path:
             _remove_unused(own)
             return own
     except OSError:  # no home, or a read-only one: compile for this process alone
-        return Path(tempfile.mkdtemp(prefix="intune_gpu-kernels-"))
+        return passing_folder()
 
 
 def _remove_unused(own: Path) -> None:

@@ -3,18 +3,30 @@
 LLVM calls Python back while it makes code, and llvmlite frees what it held in `__del__`. Python raises a Ctrl-C between
 two instructions of whatever the main thread is at, and drops what is raised in these two places. So the main thread
 only waits meanwhile, which Ctrl-C ends.
+
+Code is kept on disk, beside this package, or in the user's cache, or under `NUMBA_CACHE_DIR`. Numba refuses to compile
+at all where it can write to none of them, and where the disk is full; here kernels run all the same.
 """
 
 from __future__ import annotations
 
+import atexit
+import os
 import queue
+import shutil
+import tempfile
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import sigutils
+from numba.core.caching import FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 
 LOOK_S = 0.2
@@ -29,7 +41,16 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         kernel = numba.njit(**options)(function)
-        compile_here = kernel.compile
+        compile_and_keep = kernel.compile
+
+        def compile_here(signature: Any) -> Any:
+            try:
+                return compile_and_keep(signature)
+            except OSError:  # it was compiled, and could not be kept
+                made = kernel.overloads.get(tuple(sigutils.normalize_signature(signature)[0]))
+                if made is None:
+                    raise
+                return made.entry_point
 
         def compile_apart(signature: Any) -> Any:
             if threading.current_thread() is not threading.main_thread():
@@ -50,3 +71,33 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         return kernel
 
     return decorate
+
+
+@cache
+def passing_folder() -> Path:
+    """Make a folder that is there for as long as this process lives."""
+    place, process = Path(tempfile.mkdtemp(prefix="intune_gpu-kernels-")), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == process:  # a fork shares it
+            shutil.rmtree(place, ignore_errors=True)
+
+    atexit.register(remove)
+    return place
+
+
+def _find_place() -> None:
+    """Give Numba, for CUDA too, a folder for as long as this process lives, if it can write to no other."""
+    try:
+        FunctionCache(_find_place)
+    except RuntimeError:
+        os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = str(passing_folder())
+        warnings.warn(
+            "intune_gpu: expected a folder to keep compiled kernels in, found none that can be written to; they are "
+            "compiled anew by each process, for some seconds each; set NUMBA_CACHE_DIR to a folder of yours",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+_find_place()

@@ -125,8 +125,6 @@ def _cache(tell: Tell) -> None:
 
     folder = generating.folder()
     lasting = folder.name == f"kernels-{generating.kernel_digest()}"
-    if not lasting:  # made for this process alone
-        folder.rmdir()
     tell({"cache": str(folder), "lasting": lasting})
 
 
