@@ -37,7 +37,7 @@ class BufferPool:
     @property
     def free_bytes(self) -> int:
         """Idle bytes at hand."""
-        return sum(size * len(idle) for size, idle in tuple(self._free.items()))
+        return sum(size * len(idle) for size, idle in self._sizes().items())
 
     def take(self, nbytes: int) -> npt.NDArray[np.uint8]:
         """Return (nbytes,) uint8 with unspecified content, aligned to 64 bytes.
@@ -58,13 +58,18 @@ class BufferPool:
     def trim(self, most_bytes: int) -> None:
         """Free idle buffers, the longest idle of the largest first, until at most so many bytes are left."""
         excess = self.free_bytes - min(most_bytes, self._max_free_bytes)
-        for size, idle in sorted(self._free.items(), key=lambda item: -item[0]):
+        for size, idle in sorted(self._sizes().items(), key=lambda item: -item[0]):
             while excess > 0 and idle:
                 try:
                     idle.popleft()
                 except IndexError:  # another thread took it
                     break
                 excess -= size
+
+    def _sizes(self) -> dict[int, deque[_Memory]]:
+        # Not a list of the items: to make one allocates, the collector may run at that, and hand over to a thread that
+        # takes a new size meanwhile. A copy of such a dictionary is one step of C.
+        return self._free.copy()
 
 
 class _Lease:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import gc
+import itertools
 import operator
 import subprocess
 import sys
@@ -111,3 +112,24 @@ def test_from_many_threads() -> None:
         thread.join()
     assert not wrong
     assert 0 < pool.free_bytes <= 8 * size_class(8192), "a thread holds one buffer while it takes the next"
+
+
+def test_another_thread_may_take_a_new_size_wherever_python_allocates() -> None:
+    """The collector runs at an allocation, what it calls hands over, and the pool has a size more."""
+    pool, sizes = BufferPool(), itertools.count(1)
+
+    def take_a_new_size(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            pool.take(next(sizes) * 4096)
+
+    before = gc.get_threshold()
+    gc.callbacks.append(take_a_new_size)
+    gc.set_threshold(1)
+    try:
+        for _ in range(50):
+            assert pool.free_bytes >= 0
+            pool.trim(1 << 20)
+    finally:
+        gc.callbacks.remove(take_a_new_size)
+        gc.set_threshold(*before)
+    assert next(sizes) > 10
