@@ -29,6 +29,8 @@ from numba.core import sigutils
 from numba.core.caching import FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 
+from intune_gpu.kernels.threads import keep_thread
+
 LOOK_S = 0.2
 """How long the main thread waits in one go."""
 
@@ -57,7 +59,7 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
                 return compile_here(signature)
             if global_compiler_lock.is_locked():  # by this thread: another function that calls this one is compiled
                 return compile_here(signature)
-            executor = ThreadPoolExecutor(1, thread_name_prefix="intune-compile")
+            executor = ThreadPoolExecutor(1, "intune-compile", keep_thread)
             compiled = executor.submit(compile_here, signature)
             executor.shutdown(wait=False)  # its thread ends behind this one task
             over: queue.SimpleQueue[Any] = queue.SimpleQueue()

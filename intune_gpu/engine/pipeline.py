@@ -26,6 +26,7 @@ from intune_gpu.engine.state import Delivery, RunState, Transform
 from intune_gpu.engine.steps import Step, do_step
 from intune_gpu.engine.transformer import do_batches, next_batches
 from intune_gpu.kernels.denormals import clear_flush_to_zero
+from intune_gpu.kernels.threads import keep_thread
 
 JOIN_S = 5.0
 """How long closing waits for workers that are inside a read or a transform; no thread can be made to leave one."""
@@ -190,6 +191,7 @@ class Pipeline(Generic[T]):
         self._count()
 
     def _work(self, stage: str, index: int) -> None:
+        keep_thread()
         try:
             clear_flush_to_zero()  # torch may have set it for this thread; CPU and GPU must give the same bits
             step = self._read_one if stage == "read" else self._make_one

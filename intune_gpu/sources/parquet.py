@@ -22,6 +22,7 @@ from intune_gpu.core.columns import NO_TYPES, STRING, Chunk, LabelRange
 from intune_gpu.core.errors import DataError
 from intune_gpu.core.rows import decoded
 from intune_gpu.core.source import HalfRead, Source
+from intune_gpu.kernels.threads import keep_thread
 from intune_gpu.sources.files import file_identity
 from intune_gpu.sources.parquet_files import blame, opened, read_footer
 from intune_gpu.sources.parquet_footers import File, RowGroup, Summary, fingerprint
@@ -72,7 +73,7 @@ class ParquetSource(Source):
         self._label, self._label_range = label, label_range
         self.pool = BufferPool()
         summary = Summary([*dict.fromkeys([*needed, label] if label else needed)], types)
-        with ThreadPoolExecutor(min(_FOOTER_THREADS, len(files))) as pool:
+        with ThreadPoolExecutor(min(_FOOTER_THREADS, len(files)), initializer=keep_thread) as pool:
             # A few at a time, since parsed footers are large; in file order, so that every run blames the same file.
             for start in range(0, len(files), _FOOTER_THREADS):
                 paths = files[start : start + _FOOTER_THREADS]

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from intune_gpu.core.arrow_types import column_type
 from intune_gpu.core.columns import ColumnType
 from intune_gpu.core.errors import DataError
+from intune_gpu.kernels.threads import keep_thread
 from intune_gpu.sources.parquet_files import blame, opened, read_footer
 from intune_gpu.sources.sampling import OnRows, Sample, affordable, stretches
 
@@ -50,7 +51,7 @@ def sample_parquet(files: Sequence[str], rows: int, seed: int = 0, on_rows: OnRo
         DataError: a file is empty, cannot be read, or holds no row.
     """
     footers = _Footers()
-    with ThreadPoolExecutor(min(_FOOTER_THREADS, len(files))) as pool:
+    with ThreadPoolExecutor(min(_FOOTER_THREADS, len(files)), initializer=keep_thread) as pool:
         for begin in range(0, len(files), _FOOTER_THREADS):
             paths = files[begin : begin + _FOOTER_THREADS]
             for path, (identity, footer, schema) in zip(paths, pool.map(read_footer, paths), strict=True):

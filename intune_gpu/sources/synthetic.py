@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from intune_gpu.core.errors import DataError
 from intune_gpu.core.threads import results_of
 from intune_gpu.kernels import synthesis
+from intune_gpu.kernels.threads import keep_thread
 from intune_gpu.sources.synthetic_model import (
     CARDINALITIES,
     ID_FIELDS,
@@ -136,7 +137,7 @@ def write_click_logs(
     progress = _Progress(rows, on_progress)
     part = _parquet_part(hex_ids) if format == "parquet" else _tsv_part
     starts = [rows * k // files for k in range(files + 1)]
-    with _new_folder(target, rows) as folder, ThreadPoolExecutor(threads, "synthetic") as pool:
+    with _new_folder(target, rows) as folder, ThreadPoolExecutor(threads, "synthetic", keep_thread) as pool:
         try:
             aucs = None if rows <= MAX_AUC_ROWS else pool.submit(_sampled_aucs, seed, rows, progress)
             jobs: list[Future[None]] = []

@@ -23,6 +23,7 @@ import numpy as np
 from intune_gpu.core.errors import DataError
 from intune_gpu.core.threads import results_of
 from intune_gpu.kernels.text_index import PADDING, QUOTE_STATE, find_rows_cpu
+from intune_gpu.kernels.threads import keep_thread
 from intune_gpu.sources.files import file_identity, fill, is_url, unreadable
 from intune_gpu.sources.text_format import Head, TextFormat, read_head
 from intune_gpu.sources.text_stream import codec_of, open_text
@@ -103,7 +104,7 @@ def index_files(
     identities = [file_identity(file) for file in files]
     known = [_load(file, identity, text_format, chunk_bytes) for file, identity in zip(files, identities, strict=True)]
     threads = min(_MAX_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads, thread_name_prefix="intune-index") as pool:
+    with ThreadPoolExecutor(threads, "intune-index", keep_thread) as pool:
         counted: list[list[Future[list[Counted]]]] = []
         for file, identity, head, pieces in zip(files, identities, heads, known, strict=True):
             spans = [] if pieces else _spans(file, identity[0], text_format, chunk_bytes)
