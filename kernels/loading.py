@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import atexit
 import os
-import queue
 import shutil
 import tempfile
 import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,10 +27,7 @@ from numba.core import sigutils
 from numba.core.caching import FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 
-from intune_gpu.kernels.threads import keep_thread
-
-LOOK_S = 0.2
-"""How long the main thread waits in one go."""
+from intune_gpu.kernels.threads import keep_thread, results_of
 
 
 def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -62,12 +57,7 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
             executor = ThreadPoolExecutor(1, "intune-compile", keep_thread)
             compiled = executor.submit(compile_here, signature)
             executor.shutdown(wait=False)  # its thread ends behind this one task
-            over: queue.SimpleQueue[Any] = queue.SimpleQueue()
-            compiled.add_done_callback(over.put)
-            while not compiled.done():  # `intune_gpu.core.threads` says why not simply for its result
-                with suppress(queue.Empty):
-                    over.get(timeout=LOOK_S)
-            return compiled.result()
+            return results_of([compiled])[0]
 
         kernel.compile = compile_apart
         return kernel

@@ -1,43 +1,13 @@
-"""Waiting, in the main thread, so that Ctrl-C is seen; and for threads that it may have met while they were started.
-
-Python looks for signals between two instructions, and when one cuts a wait short. One that comes behind the last look
-and ahead of the wait, or is given to another thread by the kernel, does neither: it is seen when the wait ends. So no
-wait here is without an end. And none is of a condition: a signal that comes while its `wait` lets go of the lock leaves
-the lock in disorder, so that it ends with a RuntimeError instead, or never. What waits in C has no such place.
-"""
+"""Waiting for threads that Ctrl-C may have met while they were started."""
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future
-from contextlib import suppress
-from typing import TypeVar
 
-LOOK_S = 0.2
-"""How long the main thread waits in one go."""
+from intune_gpu.kernels.threads import LOOK_S
+
 _AGAIN_S = 0.001
-
-T = TypeVar("T")
-
-
-def next_of(news: queue.SimpleQueue[T]) -> T:
-    """Wait until something is in the queue, and take it."""
-    while True:
-        with suppress(queue.Empty):
-            return news.get(timeout=LOOK_S)
-
-
-def results_of(futures: Sequence[Future[T]]) -> list[T]:
-    """Return what futures come to; or raise what one of them met, as soon as it did."""
-    news: queue.SimpleQueue[Future[T]] = queue.SimpleQueue()
-    for future in futures:
-        future.add_done_callback(news.put)
-    for _ in futures:
-        next_of(news).result()
-    return [future.result() for future in futures]
 
 
 def join_begun(thread: threading.Thread, timeout_s: float) -> None:

@@ -16,7 +16,7 @@ from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.errors import IntuneError, StageError
 from intune_gpu.core.plan import Plan
 from intune_gpu.core.source import Source
-from intune_gpu.core.threads import join_begun, next_of
+from intune_gpu.core.threads import join_begun
 from intune_gpu.engine.budget import Budget
 from intune_gpu.engine.keeping import Keeping
 from intune_gpu.engine.order import Run
@@ -26,7 +26,7 @@ from intune_gpu.engine.state import Delivery, RunState, Transform
 from intune_gpu.engine.steps import Step, do_step
 from intune_gpu.engine.transformer import do_batches, next_batches
 from intune_gpu.kernels.denormals import clear_flush_to_zero
-from intune_gpu.kernels.threads import keep_thread
+from intune_gpu.kernels.threads import keep_thread, next_of
 
 JOIN_S = 5.0
 """How long closing waits for workers that are inside a read or a transform; no thread can be made to leave one."""
@@ -126,9 +126,7 @@ class Pipeline(Generic[T]):
         """Stop and wait for the threads, at most `JOIN_S`. May be called more than once, from any thread."""
         try:
             self._close()
-        except (
-            BaseException
-        ):  # Ctrl-C, which may come while this waits for the lock: what runs must be told all the same
+        except BaseException:  # Ctrl-C, while this waits for the lock: what runs must be told all the same
             with self._state.lock:
                 self._state.stop()
             atexit.unregister(self.close)

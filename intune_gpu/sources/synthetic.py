@@ -20,9 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from intune_gpu.core.errors import DataError
-from intune_gpu.core.threads import results_of
 from intune_gpu.kernels import synthesis
-from intune_gpu.kernels.threads import keep_thread
+from intune_gpu.kernels.threads import keep_thread, results_of
 from intune_gpu.sources.synthetic_model import (
     CARDINALITIES,
     ID_FIELDS,
@@ -38,6 +37,7 @@ from intune_gpu.sources.synthetic_model import (
 
 FORMAT_VERSION = 1
 SIDECAR = "synthetic.json"
+
 _MAX_SEED = 2**63 - 1
 # A dictionary of more ids than this costs much time for each row group, and is given up half-way.
 _MAX_DICTIONARY_IDS = 20_000

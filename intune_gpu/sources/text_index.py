@@ -21,9 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from intune_gpu.core.errors import DataError
-from intune_gpu.core.threads import results_of
 from intune_gpu.kernels.text_index import PADDING, QUOTE_STATE, find_rows_cpu
-from intune_gpu.kernels.threads import keep_thread
+from intune_gpu.kernels.threads import keep_thread, results_of
 from intune_gpu.sources.files import file_identity, fill, is_url, unreadable
 from intune_gpu.sources.text_format import Head, TextFormat, read_head
 from intune_gpu.sources.text_stream import codec_of, open_text

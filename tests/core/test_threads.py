@@ -10,7 +10,8 @@ from concurrent.futures import Future
 
 import pytest
 
-from intune_gpu.core.threads import join_begun, next_of, results_of
+from intune_gpu.core.threads import join_begun
+from intune_gpu.kernels.threads import next_of, results_of
 from tests import faults
 
 

@@ -52,7 +52,6 @@ def test_those_of_a_pool_and_of_a_loader_do(tmp_path: Path) -> None:
     with Loader(tmp_path / "t.parquet", conformance.RECIPE, batch_size=16, readers=2, transformers=2) as loader:
         for _ in loader:
             found.update({id(t): weakref.ref(t) for t in threading.enumerate() if re.match("intune-(read|tr)", t.name)})
-        del loader
     assert len(found) == 4
     assert kept() is None
     assert all(each() is not None for each in found.values())

@@ -3,9 +3,9 @@
 Jobs come as lines of JSON on the standard input: `kind` ("train" or "loop"), `arguments`, `folder`, `hasty`. For each
 one, two lines go to the standard output: the child's pid once it runs, and its exit status once it is over. The child
 works in `folder`, and writes there what it printed (`printed.txt`), where its main thread is when SIGUSR1 comes
-(`where.txt`) and what was left of it (`left.json`). Where Ctrl-C is raised in a
-loop, it writes that down too (`raised.txt`). Then it exits; a hasty one leaves out the interpreter's own end,
-which takes longer than all of its work.
+(`where.txt`) and what was left of it (`left.json`). Where Ctrl-C is raised in a loop, it writes
+that down too (`raised.txt`). Then it exits; a hasty one leaves out the interpreter's own end, which takes longer than
+all of its work.
 """
 
 from __future__ import annotations
