@@ -118,8 +118,8 @@ def ctrl_c_elsewhere(after_s: float, reached: threading.Event | None = None) -> 
     try:
         timer.start()
         yield
-        timer.join()
     finally:
+        timer.join()
         signal.signal(signal.SIGINT, before)
 
 

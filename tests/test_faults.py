@@ -18,6 +18,7 @@ from intune_gpu.core.errors import DataError, IntuneError, StageError
 from intune_gpu.engine import order, pipeline
 from intune_gpu.sources import text
 from tests import conformance, faults
+from tests.engine.runs import wait_until
 from tests.faults import STEPS, Fault, FaultyFileSystem, FaultyLoader
 from tests.test_loader import all_bytes, criteo_rows
 
@@ -46,6 +47,10 @@ def loader_of(path: Path, fault: Fault | None, **options: Any) -> FaultyLoader:
     loader = FaultyLoader(path, conformance.RECIPE, batch_size=32, seed=3, **options)
     loader.step = fault
     return loader
+
+
+def workers() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name.startswith("intune-")]
 
 
 def until_error(batches: Any) -> tuple[list[dict[str, bytes]], Exception | None]:
@@ -116,9 +121,12 @@ def check_place(error: StageError | DataError, loader: FaultyLoader, fault: Faul
 def test_a_step_that_takes_its_time(parquet: Path, name: str, shuffle: bool) -> None:
     first, _ = epochs_of(parquet, shuffle=shuffle)
     fault = Fault(name, 3, stall=threading.Event())
+    assert fault.stall is not None
+    release = threading.Timer(0.2, fault.stall.set)
     with loader_of(parquet, fault, shuffle=shuffle, **WORKERS[1]) as loader:
-        threading.Timer(0.2, lambda: fault.stall and fault.stall.set()).start()
+        release.start()
         assert all_bytes(loader) == first
+    release.join()
     assert fault.reached.is_set()
 
 
@@ -139,8 +147,8 @@ def test_closing_while_a_step_stalls(parquet: Path, name: str, shuffle: bool, mo
     loader.step = None
     assert all_bytes(loader) == second  # it closes the epoch that stalls, and goes on beside it
     loader.close()
-    left = [t for t in threading.enumerate() if t.name.startswith("intune-")]
-    assert len(left) == 1  # nothing makes a thread leave what it is in
+    wait_until(lambda: len(workers()) == 1)  # nothing makes a thread leave what it is in
+    left = workers()
     fault.stall.set()
     left[0].join(30)
     assert not left[0].is_alive()
@@ -160,8 +168,12 @@ def test_ctrl_c_while_the_main_thread_waits_for_a_stalled_step(parquet: Path, mo
         for _ in loader:
             pass
     assert time.monotonic() - began < 10
-    fault.stall.set()
+    left = workers()  # closing waited for `JOIN_S`, not for what stalls
+    assert left
     release.cancel()
+    fault.stall.set()
+    for thread in (release, *left):
+        thread.join(30)
     loader.close()
 
 
@@ -264,9 +276,8 @@ def test_closing_while_a_file_stalls(files: None, tmp_path: Path, name: str, mon
             break
     assert done[-1]
     FaultyFileSystem.stall.set()
-    for thread in threading.enumerate():
-        if thread.name.startswith("intune-"):
-            thread.join(30)
+    for thread in workers():
+        thread.join(30)
 
 
 def read_to_stall(name: str, folder: Path) -> bool:

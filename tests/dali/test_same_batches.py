@@ -29,6 +29,7 @@ from intune_gpu.engine.program import Program
 from intune_gpu.opening import open_source
 from tests import conformance
 from tests.conftest import SEED
+from tests.engine.runs import wait_until
 from tests.shared_data import CRITEO_TINY, MOVIELENS, needs
 from tests.test_loader import all_bytes, criteo_rows
 
@@ -323,7 +324,7 @@ def test_no_thread_is_left(parquet: Path) -> None:
     for _ in range(3):
         turn()
     gc.collect()
-    assert len(os.listdir("/proc/self/task")) == before
+    wait_until(lambda: len(os.listdir("/proc/self/task")) <= before)  # a join ends a little ahead of the thread
     assert [t.name for t in threading.enumerate() if t.name.startswith("intune-")] == []
 
 
