@@ -7,6 +7,7 @@ machines, and differences are paired: every policy meets the same machines, even
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -19,13 +20,15 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from intune_gpu.core.errors import IntuneError
 from intune_gpu.tuner import actions
+from intune_gpu.tuner.attaching import policy_of
 from intune_gpu.tuner.baselines import Hold, default_plans
 from intune_gpu.tuner.events import EventSimulator, find_oracle
 from intune_gpu.tuner.machines import Population, Prior, draw
 from intune_gpu.tuner.observing import Observer
 from intune_gpu.tuner.physics import run
-from intune_gpu.tuner.policies import NAMES, by_name
+from intune_gpu.tuner.policies import NAMES
 from intune_gpu.tuner.policy import Policy, Told
 from intune_gpu.tuner.seen import Limits, Numbers, Plans, Seen
 from intune_gpu.tuner.simulator import Simulator, oracle
@@ -342,8 +345,43 @@ class Arguments:
     """Write every figure into this JSON file."""
 
 
-def main(arguments: Arguments) -> dict[str, Any]:
-    """Judge, print tables, and return them as JSON-able values."""
+def main(arguments: Arguments) -> int:
+    """Judge and print tables; return the exit status: 2 for a wrong flag, 1 where something cannot be done."""
+    fault = _fault(arguments)
+    if fault is not None:
+        print(f"intune_gpu.tuner.evaluate: {fault}", file=sys.stderr)
+        return 2
+    try:
+        _judge(arguments, [policy_of(name) for name in arguments.policies])
+    except (IntuneError, OSError) as error:  # OSError: nothing can be written to `out`
+        print(f"intune_gpu.tuner.evaluate: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("intune_gpu.tuner.evaluate: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _fault(arguments: Arguments) -> str | None:
+    """Return what is wrong with the flags."""
+    known = {"policies": NAMES, "settings": tuple(setting.name for setting in SETTINGS)}
+    for flag, names in known.items():
+        for name in getattr(arguments, flag):
+            if name not in names:
+                return f"--{flag}: expected some of {', '.join(map(repr, names))}, found {name!r}"
+        if not getattr(arguments, flag):
+            return f"--{flag}: expected some of {', '.join(map(repr, names))}, found none"
+    if not arguments.seeds or min(arguments.seeds) < 0:
+        return f"--seeds: expected whole numbers of 0 or more, found {arguments.seeds or 'none'}"
+    if arguments.machines is not None and arguments.machines < 1:
+        return f"--machines: expected 1 or more, found {arguments.machines}"
+    if arguments.out is not None and not arguments.out.absolute().parent.is_dir():
+        return f"--out: expected a file in a folder that is there, found {arguments.out}"
+    return None
+
+
+def _judge(arguments: Arguments, policies: Sequence[Policy]) -> None:
+    """Judge in one setting after the other; print its tables, and write what there is behind each."""
     console = Console(width=140)
     found: dict[str, Any] = {"seeds": arguments.seeds, "tables": {}}
     for setting in SETTINGS:
@@ -352,7 +390,7 @@ def main(arguments: Arguments) -> dict[str, Any]:
         if arguments.machines is not None:
             setting = replace(setting, machines=arguments.machines)
         began = time.perf_counter()
-        judged = judge_all(setting, arguments.seeds, [by_name(name) for name in arguments.policies])
+        judged = judge_all(setting, arguments.seeds, policies)
         kinds = {
             "drifting": judged.drifting,
             "static": ~judged.drifting,
@@ -364,10 +402,9 @@ def main(arguments: Arguments) -> dict[str, Any]:
                 console.print(table(f"{setting.name}: {kind}", rows))
                 found["tables"][f"{setting.name}: {kind}"] = [asdict(row) for row in rows]
         console.print(f"{time.perf_counter() - began:.0f} s")
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(found, indent=1))
-    return found
+        if arguments.out is not None:
+            arguments.out.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    sys.exit(main(tyro.cli(Arguments, prog="python -m intune_gpu.tuner.evaluate")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from intune_gpu.core.packages import need
 from intune_gpu.tuner.baselines import EvenSplit, Model, ProfileAndSearch, Random, Static
 from intune_gpu.tuner.baselines_climb import HillClimb
 from intune_gpu.tuner.policy import Policy
@@ -17,6 +18,7 @@ def by_name(name: str) -> Policy:
         MissingPackageError: the agent needs torch or safetensors, which are not installed.
     """
     if name == "rl":
+        need("torch", "tuner rl")
         from intune_gpu.tuner.agent import Agent  # torch takes seconds to import, and only the agent needs it
 
         return Agent.load()

@@ -1,0 +1,77 @@
+"""`python -m intune_gpu.tuner.evaluate`: its tables, and what it says to wrong flags."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from intune_gpu.tuner import evaluate
+from intune_gpu.tuner.evaluate import Arguments
+
+POLICIES = ["model", "static"]
+
+
+def arguments(folder: Path, **changed: object) -> Arguments:
+    given: dict[str, object] = {
+        "seeds": [5, 6],
+        "machines": 4,
+        "policies": POLICIES,
+        "settings": ["main", "10 % noise"],
+        "out": folder / "found.json",
+    }
+    return Arguments(**(given | changed))  # type: ignore[arg-type]
+
+
+def test_its_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(arguments(tmp_path)) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    drifting, static = found["tables"]["main: drifting"], found["tables"]["main: static"]
+    for rows in drifting, static:
+        assert [row["policy"] for row in rows] == [*POLICIES, "hold", "bound: one step, all known"]
+        assert all(row["mean"][1] <= row["mean"][0] <= row["mean"][2] for row in rows)
+    assert drifting[0]["machines"] + static[0]["machines"] == 8
+    assert static[2]["mean"][0] == pytest.approx(1.0, abs=0.01)  # who holds the first phase's best plan
+    assert "10 % noise: drifting" in capsys.readouterr().out
+    again = tmp_path / "again"
+    again.mkdir()
+    assert evaluate.main(arguments(again)) == 0
+    assert json.loads((again / "found.json").read_text()) == found
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"policies": ["rl", "luck"]}, "--policies: expected some of 'rl', 'model'"),
+        ({"policies": []}, "found none"),
+        ({"settings": ["mian"]}, "--settings: expected some of 'main', 'shifted hidden parameters'"),
+        ({"seeds": [3, -1]}, "--seeds: expected whole numbers of 0 or more, found [3, -1]"),
+        ({"seeds": []}, "--seeds: expected whole numbers of 0 or more, found none"),
+        ({"machines": 0}, "--machines: expected 1 or more, found 0"),
+        ({"out": Path("no/such/folder/found.json")}, "--out: expected a file in a folder that is there, found no/such"),
+    ],
+)
+def test_a_wrong_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: dict[str, object], sentence: str
+) -> None:
+    assert evaluate.main(arguments(tmp_path, **changed)) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("intune_gpu.tuner.evaluate: --")
+    assert sentence in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+
+
+def test_the_agent_without_torch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert evaluate.main(arguments(tmp_path, policies=["rl"])) == 1
+    assert "tuner rl: needs the package torch" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(arguments(tmp_path, out=tmp_path)) == 1
+    assert "Is a directory" in capsys.readouterr().err
