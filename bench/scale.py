@@ -142,7 +142,7 @@ class Suite:
                 points = {f"{rows:,} rows": found for rows, found in passes.items()}
                 wanted = {f"{rows:,} rows": data.rows for rows, data in logs.items()}
                 self._add(scale_report.case("rows", format, points, x, wanted, _cores()))
-                self.result["figures"] += scale_report.figures(format, points, BATCH)
+                self.result["figures"] += scale_report.figures(format, points)
 
     def threads(self) -> None:
         """Measure whole passes with 1, 2, 4, ... and all cores, each in a process of its own."""
