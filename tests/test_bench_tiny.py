@@ -126,7 +126,7 @@ def test_scale(run: Run) -> None:
     assert figures >= {
         ("rows", "peak memory"),
         ("rows", "in flight"),
-        ("rows", "rate behind the first batch"),
+        ("rows", "rate of the second epoch"),
         ("training", "exposed wait"),
     }
     assert all(one["value"]["min"] > 30e6 for one in result["figures"] if one["name"].endswith("peak memory"))
