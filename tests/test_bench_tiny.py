@@ -131,7 +131,7 @@ def test_scale(run: Run) -> None:
     }
     assert all(one["value"]["min"] > 30e6 for one in result["figures"] if one["name"].endswith("peak memory"))
     assert len(result["targets"]) == 6
-    assert len([one for one in result["targets"] if "behind the first batch" in one["name"]]) == 2
+    assert len([one for one in result["targets"] if "second epoch" in one["name"]]) == 2
 
 
 @pytest.mark.slow
