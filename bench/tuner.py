@@ -70,7 +70,7 @@ TINY: dict[str, Any] = {
     "rows": 20_000,
     "hogs": 1,
 }
-_FASTEST_ROWS_PER_S = 4e6
+_FASTEST_ROWS_PER_S = 16e6
 _CHECKED_BATCHES = 60
 _BIN_S = 0.25
 
