@@ -18,7 +18,11 @@ from bench.harness import Case, CheckError, Engine
 from bench.numpy_peer import NumpyTransform, Output
 from intune_gpu.engine.batch import Batch
 from intune_gpu.engine.program import Program
-from intune_gpu.engine.schedule import TOGETHER_ROWS
+
+try:
+    from intune_gpu.engine.schedule import TOGETHER_ROWS
+except ImportError:  # a package of before that: `bench.against` puts this bench beside it
+    TOGETHER_ROWS = 1
 
 T = TypeVar("T")
 
@@ -84,11 +88,12 @@ class _Job:
     def _made(self, batch_size: int) -> Callable[[tuple[int, int]], list[Batch]]:
         """Return what makes batches of rows `a` to `b` as the loader's workers do: small ones several at a time."""
         program, raw = self._program, self.clicks.raw()
+        run_parts = getattr(program, "run_parts", lambda rows, batch_size: None)  # older packages have none
 
         def made(ab: tuple[int, int]) -> list[Batch]:
             rows = raw.slice(*ab)
             cuts = range(0, rows.rows, batch_size)
-            return program.run_parts(rows, batch_size) or [
+            return run_parts(rows, batch_size) or [
                 program.run(rows.slice(a, min(a + batch_size, rows.rows))) for a in cuts
             ]
 
