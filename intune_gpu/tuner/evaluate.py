@@ -24,7 +24,7 @@ from intune_gpu.core.errors import IntuneError
 from intune_gpu.tuner import actions
 from intune_gpu.tuner.attaching import policy_of
 from intune_gpu.tuner.baselines import Hold, default_plans
-from intune_gpu.tuner.events import EventSimulator, find_oracle
+from intune_gpu.tuner.events import EventSimulator, batch_rows, find_oracle
 from intune_gpu.tuner.machines import Population, Prior, draw
 from intune_gpu.tuner.observing import Observer
 from intune_gpu.tuner.physics import run
@@ -275,7 +275,13 @@ def judge_all(setting: Setting, seeds: Sequence[int], policies: Sequence[Policy]
         if setting.events:  # threads are simulated one by one there
             prior = Prior(cores=(2, 32))
         population = draw(rng, setting.machines, drifting=setting.drifting, steps=setting.steps, prior=prior)
-        rates = find_oracle(population, seed=seed) if setting.events else oracle(population, exact=True)
+        if setting.events:
+            rates = find_oracle(population, seed=seed)
+            # Where the best plan makes less than a batch in a step, a step tells nothing: shares may have no bound.
+            told = np.all(rates >= batch_rows(population.phases.take(0)), axis=0)
+            population, rates = population.take(told), rates[:, told]
+        else:
+            rates = oracle(population, exact=True)
         held_plans = first_plans(population)
         hold = held(population, held_plans, oracle(population, exact=True) if setting.events else rates)
         there = population.starts < setting.steps

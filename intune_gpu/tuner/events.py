@@ -108,6 +108,11 @@ class EventSimulator:
         )
 
 
+def batch_rows(machine: Machine) -> Numbers:
+    """Return the rows of a batch of each machine's job."""
+    return 1.0 / machine.step_s / BATCHES_PER_S
+
+
 def find_oracle(population: Population, *, warm: int = 2, seconds: int = 6, seed: int = 0) -> Numbers:
     """Return (phases, machines) rows/s of the best plan found by running plans around the solver's: slow.
 
@@ -183,7 +188,7 @@ class _State:
     def __init__(self, machine: Machine, limits: Limits, rng: np.random.Generator) -> None:
         count = len(machine)
         slots = int(max(limits.max_readers.max(), limits.max_transformers.max()))
-        self.rows = 1.0 / machine.step_s / BATCHES_PER_S  # the job's, whatever drifts later
+        self.rows = batch_rows(machine)  # the job's, whatever drifts later
         self._slot = np.arange(slots)
         self._read_phase, self._read_left = np.zeros((count, slots), np.int8), np.zeros((count, slots))
         self._make_phase, self._make_left = np.zeros((count, slots), np.int8), np.zeros((count, slots))

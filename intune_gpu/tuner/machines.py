@@ -93,6 +93,16 @@ class Population:
     def __len__(self) -> int:
         return int(self.starts.shape[1])
 
+    def take(self, these: npt.NDArray[np.bool_]) -> Population:
+        """Return the machines of a (machines,) mask."""
+        return Population(
+            self.phases.take(np.s_[:, these]),
+            self.starts[:, these],
+            self.limits.take(these),
+            {name: tells[these] for name, tells in self.tells.items()},
+            self.events[:, these],
+        )
+
     def phase(self, step: int) -> npt.NDArray[np.int64]:
         """Return (machines,) the number of the phase that a step is in."""
         return np.asarray((step >= self.starts).sum(axis=0) - 1, np.int64)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from intune_gpu.tuner import evaluate
+from intune_gpu.tuner.baselines import Static
 from intune_gpu.tuner.evaluate import Arguments
+from intune_gpu.tuner.machines import Population, draw
 
 POLICIES = ["model", "static"]
 
@@ -39,6 +43,27 @@ def test_its_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     again.mkdir()
     assert evaluate.main(arguments(again)) == 0
     assert json.loads((again / "found.json").read_text()) == found
+
+
+def test_machines_that_a_step_tells_nothing_of_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the second simulator the best plan of some makes no batch in all the seconds that it is tried."""
+
+    def found(population: Population, *, seed: int) -> Any:
+        rates = np.full(population.starts.shape, 1e9)
+        rates[-1, 1] = 0.0
+        return rates
+
+    monkeypatch.setattr(evaluate, "find_oracle", found)
+    setting = evaluate.Setting("few", machines=3, steps=4, events=True)
+    judged = evaluate.judge_all(setting, [7, 8], [Static()])
+    assert len(judged.drifting) == len(judged.consequential) == 4
+    assert np.isfinite(judged.outcomes["static"].share).all()
+    whole = draw(np.random.default_rng(7), 3, drifting=0.5, steps=4)
+    some = whole.take(np.array([True, False, True]))
+    assert len(some) == 2
+    np.testing.assert_array_equal(some.phases.cores, whole.phases.cores[:, [0, 2]])
+    np.testing.assert_array_equal(some.starts, whole.starts[:, [0, 2]])
+    np.testing.assert_array_equal(some.limits.max_readers, whole.limits.max_readers[[0, 2]])
 
 
 @pytest.mark.parametrize(
