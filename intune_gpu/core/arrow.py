@@ -261,8 +261,8 @@ def _hex32_of_views(array: pa.Array, pool: BufferPool | None) -> FlatColumn | No
 
 def _share(array: pa.Array) -> FlatColumn:
     """Return a primitive or large_binary array as it stands."""
-    _, *rest = array.buffers()
-    validity, bit = _validity(array) if array.null_count else (None, 0)
+    bits, *rest = array.buffers()
+    validity, bit = _validity(array, bits) if array.null_count else (None, 0)
     if pa.types.is_large_binary(array.type):
         offsets = _view(rest[0], np.int64, array.offset, len(array) + 1)
         text = _view(rest[1], np.uint8, 0, int(offsets[-1]))
@@ -270,10 +270,10 @@ def _share(array: pa.Array) -> FlatColumn:
     return FlatColumn(_view(rest[0], array.type.to_pandas_dtype(), array.offset, len(array)), validity, bit)
 
 
-def _validity(array: pa.Array) -> tuple[npt.NDArray[np.uint8], int]:
-    """Return the bytes that hold the null bits of an array with nulls, and the first one's place in them."""
+def _validity(array: pa.Array, bits: pa.Buffer) -> tuple[npt.NDArray[np.uint8], int]:
+    """Return the bytes that hold an array's null bits, of its first buffer, and the first one's place in them."""
     bit = array.offset & 7
-    return _view(array.buffers()[0], np.uint8, array.offset >> 3, (bit + len(array) + 7) >> 3), bit
+    return _view(bits, np.uint8, array.offset >> 3, (bit + len(array) + 7) >> 3), bit
 
 
 def _view(buffer: pa.Buffer | None, dtype: npt.DTypeLike, start: int, count: int) -> npt.NDArray[Any]:
@@ -294,8 +294,8 @@ def _present(array: pa.Array) -> npt.NDArray[np.bool_]:
 
     Not by `to_numpy`: its first call imports pandas, be there one or not, and drops a Ctrl-C that comes meanwhile.
     """
-    bits, bit = _validity(array)
-    return np.unpackbits(bits, count=bit + len(array), bitorder="little")[bit:].view(np.bool_)
+    present, bit = _validity(array, array.buffers()[0])
+    return np.unpackbits(present, count=bit + len(array), bitorder="little")[bit:].view(np.bool_)
 
 
 def _first_of_row(wrong: _Wrong | None, rows: npt.NDArray[np.int64] | None) -> Iterable[tuple[int, bytes]]:
