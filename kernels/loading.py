@@ -11,13 +11,15 @@ at all where it can write to none of them, and where the disk is full; here kern
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import shutil
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,8 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorate(function: Callable[..., Any]) -> Any:
         kernel = numba.njit(**options)(function)
         compile_and_keep = kernel.compile
+        if options.get("cache"):
+            _keep_alone(kernel._cache)
 
         def compile_here(signature: Any) -> Any:
             try:
@@ -63,6 +67,33 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         return kernel
 
     return decorate
+
+
+def _keep_alone(kept: Any) -> None:
+    """Let one process at a time add code to a folder.
+
+    Numba reads a function's index, takes the next free name for the new code, and writes the index. Two processes that
+    compile it for two types at once take the same name, and from then on one type finds the other's code: "can't
+    unbox array from PyObject into native value", in every process, until the folder is removed.
+    """
+    keep = kept.save_overload
+
+    def keep_alone(signature: Any, data: Any) -> None:
+        with alone(Path(kept.cache_path)):
+            keep(signature, data)
+
+    kept.save_overload = keep_alone
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in here with this folder. Where there can be no lock, go on without."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(folder / "intune_gpu.lock", "ab"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @cache
