@@ -93,6 +93,7 @@ def alone(folder: Path) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(open(folder / "intune_gpu.lock", "ab"))
             fcntl.flock(lock, fcntl.LOCK_EX)
+            stack.callback(fcntl.flock, lock, fcntl.LOCK_UN)  # closing would leave it to a child forked meanwhile
         yield
 
 
