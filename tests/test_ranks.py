@@ -20,9 +20,11 @@ RECIPE = ig.Recipe(label="label", sparse={"row": [ig.Modulo(1_000_000)]})
 
 RANK = """
 import sys
+from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+import torchrec  # ahead of the process group, as the README says
 import intune_gpu as ig
 
 data, recipe, store, rank, out = sys.argv[1:]
@@ -41,6 +43,8 @@ with ig.Loader(
     assert total.item() == 2 * len(rows)
 np.save(out, np.concatenate(rows))
 dist.destroy_process_group()
+names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+assert "python" in names and not [name for name in names if "gloo" in name]
 """
 
 

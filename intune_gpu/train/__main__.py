@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -58,4 +59,8 @@ def _failed(message: object, code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    done = main(sys.argv[1:])
+    # gloo's threads end with the process group, which the model's reference cycles hold. One that still has a tensor of
+    # the last call to let go of while Python ends would abort the process, behind all its work.
+    gc.collect()
+    sys.exit(done)

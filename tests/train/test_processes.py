@@ -11,11 +11,25 @@ from pathlib import Path
 
 import pytest
 
+from intune_gpu.sources.synthetic import write_click_logs
 from tests.conftest import SEED
 from tests.train.conftest import assert_same_weights, metrics_of, weights_of
 
 FLAGS = ("--num-buckets", "200", "--batch-size", "32", "--epochs", "2", "--device", "cpu", "--checkpoint-every", "4")
 STEPS = 226  # 3,600 rows: 113 batches an epoch, the last of 16 rows
+
+LOOK_AT_THREADS = """
+import atexit, runpy
+from pathlib import Path
+
+def look():
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    assert "python" in names
+    print("threads of gloo:", [name for name in names if "gloo" in name])
+
+atexit.register(look)
+runpy.run_module("intune_gpu.train", run_name="__main__", alter_sys=True)
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -73,3 +87,16 @@ def test_two_ranks_train_on_all_rows_and_one_can_go_on_alone(clicks: Path, tmp_p
     after = metrics_of(run)
     assert after["auc"] == pytest.approx(found["auc"], abs=1e-6)
     assert "model.dlrm.over_arch.model.1.weight" in weights_of(saved)
+
+
+@pytest.mark.parametrize(("flags", "code"), [((), 0), (("--on-bad-row", "raise"), 1)])
+def test_no_thread_of_gloo_outlives_training(clicks: Path, tmp_path: Path, flags: tuple[str, ...], code: int) -> None:
+    # One that does may end the process with an abort: tests/test_ranks.py did, 1 of 30 times beside busy loops.
+    data = tmp_path / "clicks"
+    write_click_logs(data, 600, format="tsv")
+    with next(data.glob("*.tsv")).open("a") as rows:
+        rows.write("x\t1\n")
+    given = ("--data", data, *FLAGS, "--max-steps", 30, "--run-dir", tmp_path / "run", *flags)
+    arguments = [sys.executable, "-c", LOOK_AT_THREADS, *map(str, given)]
+    ended = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout.splitlines()[-1]) == (code, "threads of gloo: []"), ended.stderr
