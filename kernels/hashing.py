@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -231,6 +232,7 @@ def id64_of_bytes(text: Any, seed: Any) -> Any:
     return id64_bytes_rule(np.int64(text.ctypes.data), np.int64(len(text)), seed)
 
 
+@lru_cache(1 << 14)  # a call into a compiled loop costs as much as compiling the rest of a feature
 def feature_seed(salt: str, recipe_seed: int) -> int:
     """Seed of one feature's hash: XXH64 of the salt's UTF-8 bytes, seeded with the recipe's seed (0 to 2**64 - 1)."""
     text = np.frombuffer(salt.encode() or b"\0", np.uint8)[: len(salt.encode())]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from intune_gpu.core.arrow_types import ACCEPTED, VIEWS, is_text_type, leaf_type
+from intune_gpu.core.arrow_types import ACCEPTED, VIEWS, is_dictionary_type, is_text_type, leaf_type
 from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.columns import STRING, BadRow, Chunk, ColumnType, FlatColumn, LabelRange, Schema
 from intune_gpu.core.errors import DataError
@@ -53,7 +53,7 @@ def flatten(
         DataError: Arrow cannot turn one into the other.
     """
     rows = None
-    if pa.types.is_dictionary(array.type) and is_text_type(array.type.value_type) and len(array):
+    if is_dictionary_type(array.type) and is_text_type(array.type.value_type) and len(array):
         column = _coded_column(array)
         column, wrong = _hex32_of_strings(column) if type.hex32 else (column, None)
     else:
@@ -169,7 +169,7 @@ def _inconvertible(array: pa.Array | pa.ChunkedArray, target: pa.DataType, error
 
 
 def _cast(array: pa.Array, target: pa.DataType) -> pa.Array:
-    if pa.types.is_dictionary(array.type):  # not through Arrow's own cast, which knows no views in dictionaries
+    if is_dictionary_type(array.type):  # not through Arrow's own cast, which knows no views in dictionaries
         return array.dictionary.cast(target).take(array.indices)
     return array if array.type == target else array.cast(target)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import pyarrow as pa
 
@@ -15,7 +14,12 @@ ACCEPTED = "integers, floats, booleans, strings, binaries, dictionaries of these
 VIEWS = (pa.string_view(), pa.binary_view())
 _WAY_OUT = "cast it to int64 or string when writing the data, or leave it out of the recipe"
 _PHYSICAL = {pa.bool_(): "uint8", pa.float16(): "float32"} | {pa.type_for_alias(p): p for p in (*INTEGERS, *FLOATS)}
-_TEXT = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), *VIEWS)
+# Types are told apart by their number: to ask `pa.types` costs more than the rest of a small table's way to a batch.
+_LISTS = frozenset(type.id for type in (pa.list_(pa.null()), pa.large_list(pa.null()), pa.list_(pa.null(), 1)))
+_TEXT = frozenset(
+    type.id for type in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.binary(1), *VIEWS)
+)
+_DICTIONARY = pa.dictionary(pa.int8(), pa.null()).id
 _FAMILY = {"hex32": "text or integers", "int64": "integers", "float64": "floats", "string": "text"}
 _DECLARED_PHYSICAL = {"hex32": "uint32", "int64": "int64", "float64": "float64", "string": STRING}
 _SHOWN_NAMES = 50
@@ -92,9 +96,9 @@ def table_types(
     for name, type in types.items():
         column = table.column(name)
         # What is missing inside lists, dictionaries and hex32 text is found only by decoding; they stay as declared.
-        hidden = type.is_list or pa.types.is_dictionary(column.type) or (type.hex32 and is_text_type(column.type))
+        hidden = type.is_list or is_dictionary_type(column.type) or (type.hex32 and is_text_type(column.type))
         if not hidden and column.null_count == 0:
-            types[name] = replace(type, nullable=False)
+            types[name] = ColumnType(type.physical, type.is_list, False, type.hex32)
     return types
 
 
@@ -115,17 +119,22 @@ def leaf_type(type: pa.DataType) -> pa.DataType:
     """Return the type of one element: what is left of `type` without list and dictionary."""
     if is_list_type(type):
         type = type.value_type
-    return type.value_type if pa.types.is_dictionary(type) else type
+    return type.value_type if is_dictionary_type(type) else type
 
 
 def is_list_type(type: pa.DataType) -> bool:
     """Return whether a type holds a list a row."""
-    return bool(pa.types.is_list(type) or pa.types.is_large_list(type) or pa.types.is_fixed_size_list(type))
+    return type.id in _LISTS
+
+
+def is_dictionary_type(type: pa.DataType) -> bool:
+    """Return whether a type holds codes of a dictionary."""
+    return bool(type.id == _DICTIONARY)
 
 
 def is_text_type(type: pa.DataType) -> bool:
     """Return whether a type holds text or bytes."""
-    return type in _TEXT or bool(pa.types.is_fixed_size_binary(type))
+    return type.id in _TEXT
 
 
 def _check_family(field: pa.Field, leaf: pa.DataType, physical: str, declared: str) -> None:

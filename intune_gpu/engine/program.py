@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -42,13 +43,19 @@ class Program:
         schema: column → type; more columns than needed are fine.
         index_dtype: "int64" or "int32", the type of the sparse ids.
         pool: where batches' memory comes from; by default one of its own.
+        shared_lengths: whether batches of one size, without lists, share their lengths.
 
     Raises:
         RecipeError: the recipe does not fit the schema.
     """
 
     def __init__(
-        self, recipe: Recipe, schema: Schema, index_dtype: str = "int64", pool: BufferPool | None = None
+        self,
+        recipe: Recipe,
+        schema: Schema,
+        index_dtype: str = "int64",
+        pool: BufferPool | None = None,
+        shared_lengths: bool = True,
     ) -> None:
         if index_dtype not in INDEX_DTYPES:
             raise RecipeError(f'index_dtype: expected "int64" or "int32", found {index_dtype!r}')
@@ -56,6 +63,7 @@ class Program:
         with denormals_kept():  # parameters become float32 here
             self._compile(recipe, schema, index_dtype)
         self._pool = pool if pool is not None else BufferPool()
+        self._shared_lengths = shared_lengths
 
     def _compile(self, recipe: Recipe, schema: Schema, index_dtype: str) -> None:
         self.recipe = recipe
@@ -213,7 +221,7 @@ class Program:
         if layout.lengths._version:
             self._plain.cache_clear()
             layout = self._plain(rows)
-        return layout
+        return layout if self._shared_lengths else replace(layout, lengths=layout.lengths.clone())
 
     def _ids_of_lists(self, raw: RawBatch) -> tuple[list[FlatColumn], IdLayout]:
         """Return the elements of each list column, and how the ids of the batch stand."""

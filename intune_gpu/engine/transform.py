@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
 
 from intune_gpu.core.arrow import chunk_from_table, columns_from_mapping
 from intune_gpu.core.arrow_types import table_types
-from intune_gpu.core.columns import RawBatch
+from intune_gpu.core.buffers import BufferPool
+from intune_gpu.core.columns import ColumnType, RawBatch
 from intune_gpu.core.errors import BadRowError, DataError, RecipeError
 from intune_gpu.engine.batch import Batch
 from intune_gpu.engine.gpu.opening import open_device
 from intune_gpu.engine.program import Program
 from intune_gpu.kernels.denormals import denormals_kept
 from intune_gpu.recipe import Recipe
+
+KEPT_ROWS = 4_096
+"""Programs are kept from call to call for tables of at most so many rows, whose batches take as long to make.
+
+A program remembers lengths of the batches it made, and its pool their memory: together under 10 MB for each of them.
+"""
+_Types = tuple[tuple[str, ColumnType], ...]
 
 
 def transform(
@@ -80,7 +90,8 @@ def prepare(
         table: as `transform` takes it.
         recipe: what to compute.
         index_dtype: "int64" or "int32".
-        programs: kept from call to call, with one recipe and `index_dtype`, compiles once for each set of types.
+        programs: kept from call to call, with one recipe and `index_dtype`, compiles once for each set of types;
+            without, programs of small tables are kept for the recipes of the last few calls.
     """
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"recipe: expected a Recipe, found {recipe!r}; Recipe.load reads a saved one")
@@ -96,10 +107,14 @@ def prepare(
         table = table.append_column(pa.field(recipe.label, pa.float32()), pa.nulls(table.num_rows, pa.float32()))
         label = None
     schema = table_types(table, recipe.columns, recipe.types)
-    types, programs = tuple(schema.items()), {} if programs is None else programs
-    program = programs.get(types)
-    if program is None:
+    types = tuple(schema.items())
+    if programs is None:
+        compiled = _compiled if table.num_rows <= KEPT_ROWS else _compiled.__wrapped__
+        program = compiled(_Same(recipe), types, index_dtype)
+    elif types not in programs:
         program = programs[types] = Program(recipe, schema, index_dtype)
+    else:
+        program = programs[types]
     with denormals_kept():
         chunk = chunk_from_table(table, schema, label)
         if chunk.bad:
@@ -110,3 +125,25 @@ def prepare(
                 "mend or drop it before the transform"
             )
         return Prepared(program, RawBatch(chunk.columns, chunk.rows))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Same:
+    """A recipe, equal to itself only: to compare two by what they say takes longer than to compile one."""
+
+    recipe: Recipe
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.recipe is other.recipe
+
+    def __hash__(self) -> int:
+        return id(self.recipe)
+
+
+@lru_cache(8)
+def _compiled(same: _Same, types: _Types, index_dtype: str) -> Program:
+    return Program(same.recipe, dict(types), index_dtype, BufferPool(4 << 20), shared_lengths=False)
+
+
+# A program has locks, which a fork could leave held.
+os.register_at_fork(after_in_child=_compiled.cache_clear)
