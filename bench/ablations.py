@@ -22,7 +22,7 @@ from rich.table import Table
 from bench.machine import commit, machine, versions
 from intune_gpu.tuner import actions
 from intune_gpu.tuner.agent import Agent, AgentConfig, Net, best_actions, train
-from intune_gpu.tuner.evaluate import Outcome, interval, judge, worst_decile
+from intune_gpu.tuner.judging import Outcome, interval, judge, worst_decile
 from intune_gpu.tuner.machines import draw
 from intune_gpu.tuner.observing import FEATURES
 from intune_gpu.tuner.policy import Told

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from intune_gpu.tuner import evaluate
+from intune_gpu.tuner import evaluate, judging
 from intune_gpu.tuner.baselines import Static
 from intune_gpu.tuner.evaluate import Arguments
 from intune_gpu.tuner.machines import Population, draw
@@ -38,6 +38,7 @@ def test_its_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert all(row["mean"][1] <= row["mean"][0] <= row["mean"][2] for row in rows)
     assert drifting[0]["machines"] + static[0]["machines"] == 8
     assert static[2]["mean"][0] == pytest.approx(1.0, abs=0.01)  # who holds the first phase's best plan
+    assert found["left_out"] == {"main": 0, "10 % noise": 0}
     assert "10 % noise: drifting" in capsys.readouterr().out
     again = tmp_path / "again"
     again.mkdir()
@@ -53,10 +54,11 @@ def test_machines_that_a_step_tells_nothing_of_are_left_out(monkeypatch: pytest.
         rates[-1, 1] = 0.0
         return rates
 
-    monkeypatch.setattr(evaluate, "find_oracle", found)
-    setting = evaluate.Setting("few", machines=3, steps=4, events=True)
-    judged = evaluate.judge_all(setting, [7, 8], [Static()])
+    monkeypatch.setattr(judging, "find_oracle", found)
+    setting = judging.Setting("few", machines=3, steps=4, events=True)
+    judged = judging.judge_all(setting, [7, 8], [Static()])
     assert len(judged.drifting) == len(judged.consequential) == 4
+    assert judged.left_out == 2
     assert np.isfinite(judged.outcomes["static"].share).all()
     whole = draw(np.random.default_rng(7), 3, drifting=0.5, steps=4)
     some = whole.take(np.array([True, False, True]))
@@ -76,6 +78,7 @@ def test_machines_that_a_step_tells_nothing_of_are_left_out(monkeypatch: pytest.
         ({"seeds": []}, "--seeds: expected whole numbers of 0 or more, found none"),
         ({"machines": 0}, "--machines: expected 1 or more, found 0"),
         ({"out": Path("no/such/folder/found.json")}, "--out: expected a file in a folder that is there, found no/such"),
+        ({"out": Path("/dev")}, "--out: expected a file in a folder that is there, found /dev"),
     ],
 )
 def test_a_wrong_flag(
@@ -98,5 +101,5 @@ def test_the_agent_without_torch(
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate.main(arguments(tmp_path, out=tmp_path)) == 1
-    assert "Is a directory" in capsys.readouterr().err
+    assert evaluate.main(arguments(tmp_path, out=Path("/dev/full"))) == 1
+    assert "No space left on device" in capsys.readouterr().err

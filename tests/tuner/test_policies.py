@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from intune_gpu.tuner.baselines import Hold
-from intune_gpu.tuner.evaluate import first_plans, judge
+from intune_gpu.tuner.judging import first_plans, judge
 from intune_gpu.tuner.machines import draw
 from intune_gpu.tuner.model import model_plans
 from intune_gpu.tuner.policies import NAMES, by_name
