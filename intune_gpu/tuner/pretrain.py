@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +25,21 @@ class Arguments:
     """Where the weights go."""
 
 
-def main(arguments: Arguments) -> None:
-    """Train, tell each episode, and write the weights."""
+def main(arguments: Arguments) -> int:
+    """Train, tell each episode, and write the weights; return the exit status, 2 where they could not be written."""
+    out = arguments.out
+    if out.is_dir() or not os.access(out if out.exists() else out.absolute().parent, os.W_OK):
+        print(f"intune_gpu.tuner.pretrain: --out: expected a file that can be written, found {out}", file=sys.stderr)
+        return 2  # not a quarter of an hour later
+    try:
+        _train(arguments)
+    except KeyboardInterrupt:
+        print(f"intune_gpu.tuner.pretrain: stopped; {out} is as it was", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _train(arguments: Arguments) -> None:
     console = Console()
     began = time.perf_counter()
 
@@ -44,4 +59,4 @@ def main(arguments: Arguments) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(tyro.cli(Arguments))
+    sys.exit(main(tyro.cli(Arguments, prog="python -m intune_gpu.tuner.pretrain")))
