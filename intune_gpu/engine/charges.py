@@ -23,13 +23,14 @@ class Charges:
 
     Attributes:
         threads: readers that run, busy or not.
+        thread_bytes: kept by each of them.
         finished_bytes: of batches that nobody has taken.
         kept_bytes: held whatever is read or made.
     """
 
     def __init__(self, source: Source, budget: Budget) -> None:
         self._chunks: Sequence[ChunkInfo] = source.chunks
-        self._thread_bytes = source.reader_bytes
+        self.thread_bytes = source.reader_bytes
         self._ordering = Ordering.of(source.schema)
         self._budget = budget
         self.threads = self.finished_bytes = self.kept_bytes = 0
@@ -40,7 +41,7 @@ class Charges:
     def in_flight_bytes(self) -> int:
         """Bytes of all that has begun and is not taken; without idle memory, which the pool counts."""
         held = self._window_bytes + self._reading_bytes + self._making_bytes + self.finished_bytes
-        return held + self.kept_bytes + self.threads * self._thread_bytes
+        return held + self.kept_bytes + self.threads * self.thread_bytes
 
     @property
     def to_come_bytes(self) -> int:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import atexit
 import threading
+import weakref
+from functools import partial
 from time import perf_counter
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from intune_gpu.core.buffers import BufferPool
 from intune_gpu.core.errors import IntuneError, StageError
@@ -62,7 +64,8 @@ class Pipeline(Generic[T]):
         budget: Budget | None = None,
     ) -> None:
         self._state = RunState(source, run, transform, plan, clocks, pool, step, keeping, budget)
-        self._state.resized = self._resize
+        # Not the method itself: a cycle would keep all memory of the run until the next collection of cycles.
+        self._state.resized = partial(_resize, weakref.ref(self))
         self._workers: dict[tuple[str, int], threading.Thread] = {}
         self._leaving: list[threading.Thread] = []
         self._running = False
@@ -177,16 +180,35 @@ class Pipeline(Generic[T]):
         state.may_transform.notify_all()
 
     def _spawn(self) -> None:
-        plan = self._state.plan
+        """Begin the workers that the plan has and that are not there, as far as there is room for them."""
+        state = self._state
         self._leaving = [thread for thread in self._leaving if thread.is_alive()]
-        for stage, count in (("read", plan.readers), ("transform", plan.transformers)):
+        state.lacks_readers = False
+        for stage, count in (("read", state.plan.readers), ("transform", state.plan.transformers)):
             for index in range(count):
-                if (stage, index) not in self._workers:
-                    name = f"intune-{stage}-{index}"
-                    thread = threading.Thread(target=self._work, args=(stage, index), name=name, daemon=True)
-                    self._workers[stage, index] = thread
-                    thread.start()
+                if (stage, index) in self._workers:
+                    continue
+                if stage == "read" and state.schedule.charges.threads and not state.has_room_for_reader:
+                    state.lacks_readers = True  # what is in flight was begun with fewer; it will be less
+                    break
+                if not self._begin(stage, index):
+                    break
+
+    def _begin(self, stage: str, index: int) -> bool:
+        """Begin one worker; return False where the system has no room for another thread, and one is enough."""
+        name = f"intune-{stage}-{index}"
+        thread = threading.Thread(target=self._work, args=(stage, index), name=name, daemon=True)
+        self._workers[stage, index] = thread
         self._count()
+        try:
+            thread.start()
+        except RuntimeError:  # no memory for its stack
+            del self._workers[stage, index]
+            self._count()
+            if not any(other == stage for other, _ in self._workers):
+                raise
+            return False
+        return True
 
     def _work(self, stage: str, index: int) -> None:
         keep_thread()
@@ -229,3 +251,9 @@ class Pipeline(Generic[T]):
 
     def _count(self) -> None:
         self._state.schedule.charges.threads = sum(stage == "read" for stage, _ in self._workers)
+
+
+def _resize(pipeline: weakref.ref[Pipeline[Any]]) -> None:
+    there = pipeline()
+    if there is not None:
+        there._resize()

@@ -133,6 +133,11 @@ class Schedule:
             index += 1
         return None
 
+    def has_room_for_reader(self, prefetch_bytes: int, transformers: int) -> bool:
+        """Return whether there is room for what a reader keeps; arguments as for `start_read`."""
+        kept = self.charges.thread_bytes
+        return not kept or kept <= self._room(prefetch_bytes, transformers)
+
     def halfway(self, read: Read, half: HalfRead, prefetch_bytes: int, transformers: int, starving: int | None) -> bool:
         """Note how large a chunk will be; return whether it may be finished now, or else is put aside.
 

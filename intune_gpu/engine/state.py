@@ -87,6 +87,7 @@ class RunState(Generic[T]):
         hungry: whether the consumer stands waiting for it.
         news: where the consumer waits. It is no condition: Ctrl-C cuts a C call short and leaves no lock in disorder.
         stopping: whether every thread has to end.
+        lacks_readers: whether fewer run than the plan has, until there is room for what another keeps.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class RunState(Generic[T]):
         self.hungry = False
         self.news: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.stopping = False
+        self.lacks_readers = False
 
     @property
     def starving(self) -> int | None:
@@ -149,6 +151,11 @@ class RunState(Generic[T]):
         if self.hungry:
             self.hungry = False
             self.news.put(None)
+
+    @property
+    def has_room_for_reader(self) -> bool:
+        """Whether there is room for what another reader keeps."""
+        return self.schedule.has_room_for_reader(self.plan.prefetch_bytes, self.plan.transformers)
 
     @property
     def held_bytes(self) -> int:
@@ -174,6 +181,8 @@ class RunState(Generic[T]):
             self.clocks.peak_in_flight_bytes = held
         if self.budget.costs is not self._fitted:
             self.fit()
+        if self.lacks_readers and self.has_room_for_reader:
+            self.resized()
         if schedule.wants_reads(self.plan.transformers, self.fed):
             self.may_read.notify()
         if schedule.has_batch:
