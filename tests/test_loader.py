@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import gzip
 import hashlib
 import json
@@ -8,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +312,21 @@ def test_a_closed_loader(parquet: Path) -> None:
         next(batches)
     with pytest.raises(IntuneError, match="expected to be open, found closed; make a new Loader"):
         iter(loader)
+
+
+def test_a_closed_loader_leaves_its_memory_to_nobody(parquet: Path) -> None:
+    """Collections of cycles are rare: what waits for one adds up from loader to loader."""
+    gc.collect()
+    gc.disable()
+    try:
+        with Loader(parquet, conformance.RECIPE, batch_size=100, shuffle=True, readers=2) as loader:
+            for number, _batch in enumerate(loader):
+                loader.apply(ig.Plan(1 + number % 3, 1))
+        left = [weakref.ref(loader._pool), weakref.ref(loader.source), weakref.ref(loader)]
+        del loader, _batch
+        assert [there() for there in left] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_a_source_of_ones_own(parquet: Path) -> None:

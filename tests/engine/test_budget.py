@@ -24,6 +24,11 @@ from intune_gpu.engine.pipeline import Pipeline
 from intune_gpu.engine.stages import Clocks
 from intune_gpu.engine.state import Transform
 from tests import fakes
+from tests.conftest import SEED
+from tests.engine.runs import Setting, jitter, no_thread_is_left, taken
+
+__all__ = ["no_thread_is_left"]
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 ROW_COST = 400
 WINDOW_ROWS = 60
@@ -32,8 +37,11 @@ WINDOW_ROWS = 60
 class GrowingSource(fakes.FakeSource):
     """Chunks that turn out `growth` times as large as they were estimated, which is known when they are half read."""
 
-    def __init__(self, sizes: list[int], growth: list[float], scratch: int, delay_s: Callable[[], float]) -> None:
+    def __init__(
+        self, sizes: list[int], growth: list[float], scratch: int, kept: int, delay_s: Callable[[], float]
+    ) -> None:
         super().__init__(sizes, delay_s=delay_s)
+        self.reader_bytes = kept
         self.chunks = [
             replace(info, nbytes=max(1, int(info.nbytes / times)), scratch_bytes=scratch)
             for info, times in zip(self.chunks, growth, strict=True)
@@ -49,6 +57,7 @@ def true_source(source: GrowingSource) -> fakes.FakeSource:
     """The same, had it been estimated well."""
     true = fakes.FakeSource([info.rows for info in source.chunks])
     true.chunks = [replace(info, scratch_bytes=source.scratch) for info in true.chunks]
+    true.reader_bytes = source.reader_bytes
     return true
 
 
@@ -81,6 +90,7 @@ def costs(source: fakes.FakeSource, shuffle: bool, batch_bytes: int) -> Costs:
     together=st.booleans(),
     shuffle=st.booleans(),
     scratch=st.sampled_from([0, 5000]),
+    kept=st.sampled_from([0, 7000]),
     workers=st.tuples(st.integers(1, 6), st.integers(1, 4)),
     spare=st.sampled_from([0, 0, 2000, 50_000]),
     seed=st.integers(0, 2**16),
@@ -92,6 +102,7 @@ def costs(source: fakes.FakeSource, shuffle: bool, batch_bytes: int) -> Costs:
     together=False,
     shuffle=False,
     scratch=0,
+    kept=0,
     workers=(1, 1),
     spare=0,
     seed=0,
@@ -103,12 +114,13 @@ def test_no_sizes_plans_or_budgets_stop_a_run(
     together: bool,
     shuffle: bool,
     scratch: int,
+    kept: int,
     workers: tuple[int, int],
     spare: int,
     seed: int,
 ) -> None:
     rng = random.Random(seed)
-    source = GrowingSource(sizes, growth[: len(sizes)], scratch, lambda: rng.random() * 2e-4)
+    source = GrowingSource(sizes, growth[: len(sizes)], scratch, kept, lambda: rng.random() * 2e-4)
     (batch_size, times), true = batch, true_source(source)
     estimated = costs(source, shuffle, batch_size * ROW_COST)
     prefetch = estimated.floor(1, 1) + spare
@@ -135,8 +147,58 @@ def test_no_sizes_plans_or_budgets_stop_a_run(
     assert sorted(row[0] for row in got) == list(range(sum(sizes)))
     # What the next batch needs, at its true size. In file order that is one chunk more, and one batch.
     need = costs(true, shuffle, int(batch_size * ROW_COST * max(1.0, times)) + batch_size * most_row_bytes(true))
-    beyond = need.floor(1, 1) if shuffle else need.reader_bytes + need.batch_bytes
+    beyond = (need.floor(1, 1) if shuffle else need.reader_bytes + need.batch_bytes) - kept
     assert clocks.peak_in_flight_bytes <= prefetch + beyond
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_what_more_readers_keep_waits_for_room(shuffle: bool) -> None:
+    """Where a budget is full, of a plan with few readers, a plan with many has to wait until it is less so."""
+    for seed in range(SEED, SEED + 20):
+        rng = random.Random(seed)
+        source = fakes.FakeSource([20] * 40, delay_s=jitter(0.0005, seed))
+        source.reader_bytes = 9_000
+        setting = Setting(source, shuffle, batch_bytes=8_000)
+        prefetch = setting.floor(6, 3) + rng.choice([0, 5_000, 40_000])
+        setting.plan, clocks, most = Plan(1, 1, prefetch), Clocks(), 0
+        pipeline = setting.pipeline(clocks)
+        got = 0
+        for delivery in taken(pipeline):
+            got += len(delivery.value)
+            if rng.random() < 0.2:
+                time.sleep(0.002)  # and so it is full
+            pipeline.apply(Plan(rng.choice([1, 2, 6, 30]), rng.randint(1, 5), prefetch))
+            most = max(most, pipeline.gauges().readers)
+        assert got == 800
+        assert clocks.peak_in_flight_bytes <= prefetch
+        assert most >= 2
+
+
+def test_as_many_threads_as_the_system_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, source = threading.Thread.start, fakes.FakeSource([20] * 40)
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name in refused:
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    refused = {"intune-read-2", "intune-transform-1"}
+    pipeline = Setting(source, plan=Plan(5, 3)).pipeline()
+    stream = taken(pipeline)
+    rows = list(next(stream).value)
+    gauges = pipeline.gauges()
+    assert (gauges.readers, gauges.transformers) == (2, 1)
+    refused.clear()
+    pipeline.apply(Plan(3, 3))
+    gauges = pipeline.gauges()
+    assert (gauges.readers, gauges.transformers) == (3, 3)
+    for delivery in stream:
+        rows += delivery.value
+    assert len(rows) == 800
+    refused = {"intune-transform-0"}
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        list(taken(Setting(source).pipeline()))
 
 
 def most_row_bytes(source: fakes.FakeSource) -> int:
@@ -147,7 +209,7 @@ def most_row_bytes(source: fakes.FakeSource) -> int:
 def test_rows_that_grow_cost_readers_and_come_back() -> None:
     count = 60
     growth = [1.0] * 20 + [12.0] * 8 + [1.0] * (count - 28)
-    source = GrowingSource([50] * count, growth, 0, lambda: 0.0)
+    source = GrowingSource([50] * count, growth, 0, 0, lambda: 0.0)
     estimated = costs(source, False, 100 * ROW_COST)
     order = epoch_order(source.chunks, seed=5, epoch=1, shuffle=False, window_rows=WINDOW_ROWS)
     prefetch = estimated.floor(8, 2)
