@@ -290,6 +290,8 @@ class Loader:
             self._tuner.close()
         if self._owns_source:
             self._source.close()
+        if self._owns_source or self._source.pool is None:
+            self._pool.drain()  # a tuner or DALI holds the loader in a cycle, until the next collection of these
 
     def _transform_of(self, program: Program) -> Transform[Any]:
         """Return what the threads make of raw rows; a loader of another kind lets them make something else.

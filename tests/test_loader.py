@@ -329,6 +329,18 @@ def test_a_closed_loader_leaves_its_memory_to_nobody(parquet: Path) -> None:
         gc.enable()
 
 
+def test_memory_goes_with_the_close_and_the_last_batch(parquet: Path) -> None:
+    with Loader(parquet, conformance.RECIPE, batch_size=100, readers=2, tuner="static") as loader:
+        batches = list(loader)
+        del batches[1:]
+        assert loader._pool.free_bytes > 0
+    assert loader._pool.free_bytes == 0
+    kept = batches[0].dense.clone()
+    assert batches[0].dense.equal(kept)
+    del batches
+    assert loader._pool.free_bytes == 0
+
+
 def test_a_source_of_ones_own(parquet: Path) -> None:
     source = open_source(parquet, conformance.RECIPE)
     for part, want in (

@@ -66,6 +66,10 @@ class BufferPool:
                     break
                 excess -= size
 
+    def drain(self) -> None:
+        """Free all idle buffers, and those that are lent now when they come back."""
+        self._free.clear()  # a buffer comes back to its own queue, which now only buffers that are lent hold on to
+
     def _sizes(self) -> dict[int, deque[_Memory]]:
         # Not a list of the items: to make one allocates, the collector may run at that, and hand over to a thread that
         # takes a new size meanwhile. A copy of such a dictionary is one step of C.
