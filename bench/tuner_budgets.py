@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -150,14 +150,14 @@ def main(args: Args) -> int:
     found: dict[str, list[Run]] = {
         policy: [Run(**run) for run in runs] for policy, runs in json.loads(ran.stdout.splitlines()[-1]).items()
     }
-    result: Any = report.header("budgets", tiny=args.tiny, seed=args.seed, repeats=1)
+    result = report.header("budgets", tiny=args.tiny, seed=args.seed, repeats=1)
     result["elapsed_s"] = time.perf_counter() - begin
-    result["arguments"] = json.loads(given)
-    result["rows"] = [{"policy": policy, **summary(runs)} for policy, runs in found.items()]
-    _show(result["rows"])
+    rows = {policy: summary(runs) for policy, runs in found.items()}
+    result["figures"] = list(figures(rows))
+    _show(rows)
     for path in filter(None, (args.out, report.default_path(result) if args.save else None)):
         report.save(result, path)
-    return int(any(row["violations"] or row["faults"] for row in result["rows"]))
+    return int(any(row["violations"] or row["faults"] for row in rows.values()))
 
 
 def summary(runs: Sequence[Run]) -> dict[str, Any]:
@@ -171,6 +171,20 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
         "violations": sum(run.is_violation for run in runs),
         "faults": dict(faults),
     }
+
+
+def figures(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[report.Figure]:
+    """Yield what the runs of each policy came to, as a report has it."""
+    for policy, row in rows.items():
+        note = f"plans of {policy} on {row['runs']:,} loaders, a plan a batch"
+        counts = {
+            **{name: row[name] for name in ("plans", "clipped", "violations")},
+            "faults": sum(row["faults"].values()),
+        }
+        for name, count in counts.items():
+            yield report.figure("budgets", f"{policy}: {name}", "", [count], note)
+        most = "of budgets whose data say their sizes"
+        yield report.figure("budgets", f"{policy}: most of a budget held", "share", [row["most_of_budget"]], most)
 
 
 def asked(policy: Policy, ground: Ground) -> Iterator[list[Asked]]:
@@ -278,11 +292,11 @@ def _data_bytes() -> int:
     return int(line.split()[1]) << 10
 
 
-def _show(rows: Sequence[dict[str, Any]]) -> None:
+def _show(rows: Mapping[str, Mapping[str, Any]]) -> None:
     table = Table("plans of", "loaders", "plans", "clipped", "most of a budget held", "violations", "faults")
-    for row in rows:
+    for policy, row in rows.items():
         table.add_row(
-            row["policy"],
+            policy,
             f"{row['runs']:,}",
             f"{row['plans']:,}",
             f"{row['clipped']:,}",
